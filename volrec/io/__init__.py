@@ -1,0 +1,24 @@
+"""Bytes to arrays plus geometry: headers are scanned once, series assembled and checked, pixels decoded last.
+
+`scan_file` reads one header, `assemble` makes series of many, `read_series` and `read_volume` give a `Volume`.
+Nothing here imports torch or MONAI, and pydicom or nibabel only when a file needs them, so that a scan starts fast.
+"""
+
+from __future__ import annotations
+
+from volrec.io.headers import HEADER_SCHEMA, FileScan, Header, scan_file
+from volrec.io.series import SET_ASIDE, Series, assemble, read_series
+from volrec.io.volume import Volume, read_volume
+
+__all__ = [
+    "HEADER_SCHEMA",
+    "SET_ASIDE",
+    "FileScan",
+    "Header",
+    "Series",
+    "Volume",
+    "assemble",
+    "read_series",
+    "read_volume",
+    "scan_file",
+]
