@@ -1,0 +1,379 @@
+"""Decoded volumes on disk: each series once, whole or not at all, found again by what determines its content."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from volrec.config import PreprocessConfig
+from volrec.data.entries import (
+    SUFFIXES,
+    Entry,
+    StoredVolume,
+    check_entry,
+    damaged,
+    find_entry,
+    locked,
+    mark_verified,
+    open_entry,
+    remove_leftovers,
+    study_quantiles,
+    write_entry,
+)
+from volrec.errors import ConfigError, Problem, StoreError, VolrecError
+from volrec.files import readable_size
+from volrec.io.series import MissingSlices, Series, read_series
+from volrec.io.volume import Volume
+from volrec.parallel import available_cpus, map_processes
+
+__all__ = ["Entry", "Store", "StoredVolume", "preprocess_volume", "study_quantiles"]
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+"""Layout of the files: raise it when they change."""
+PREPROCESSING = 1
+"""Raise it when decoding or resampling changes what comes out for the same settings."""
+SMALL = 200_000_000
+"""Bytes of decoded voxels below which starting processes costs more than it saves."""
+UNCOMPRESSED = frozenset({"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
+AXES = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
+"""Patient axis (0 left, 1 back, 2 head) of T, H, W for each plane of the slices."""
+
+
+class HasSeries(Protocol):
+    """A study with its chosen series: a `Case` or a `StudyRecord`."""
+
+    @property
+    def study(self) -> str:
+        """Name of the study."""
+
+    @property
+    def series(self) -> Series:
+        """The series to be decoded."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """All that a worker needs to fill one entry."""
+
+    folder: str
+    format: Literal["npy", "blosc2"]
+    full: bool
+    key: str
+    study: str
+    series: Series
+    preprocess: dict[str, Any]
+    missing_slices: MissingSlices
+
+
+class Store:
+    """Decoded, oriented, resampled volumes in a folder, filled once and read slice by slice.
+
+    An entry's key is a hash of the source files' signature, the preprocessing contract and the versions of both: what
+    has changed in any of them is decoded anew, and what has not never is. Several processes may fill one folder.
+
+    Parameters
+    ----------
+    folder : path, optional
+        None: ``$VOLREC_CACHE/store``, or ``~/.cache/volrec/store``.
+    format : {"npy", "blosc2"}
+        ``npy`` is read through memory maps; ``blosc2`` takes about half the disk (extra ``blosc2``).
+    verify : {"full", "size"}
+        How entries already there are checked: every byte, once a process, or length and header.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str | None = None,
+        *,
+        format: Literal["npy", "blosc2"] = "npy",
+        verify: Literal["full", "size"] = "full",
+    ) -> None:
+        for name, value, allowed in (("format", format, SUFFIXES), ("verify", verify, ("full", "size"))):
+            if value not in allowed:
+                raise ConfigError(
+                    f"'{name}' must be one of {', '.join(allowed)}, got {value!r}.",
+                    where=f"store.{name}",
+                    code="config",
+                )
+        self.folder = _default_folder() if folder is None else Path(folder).expanduser()
+        self.format: Literal["npy", "blosc2"] = format
+        self.verify = verify
+        self._sound: set[str] = set()
+
+    def key(self, series: Series, preprocess: PreprocessConfig, missing_slices: MissingSlices = "quarantine") -> str:
+        """Return the hash of all that determines an entry's content."""
+        facts = {
+            "schema": SCHEMA,
+            "preprocessing": PREPROCESSING,
+            "uid": series.uid,
+            "source": series.signature,
+            "contract": preprocess.model_dump(mode="json"),
+            "missing_slices": missing_slices,
+            "format": self.format,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
+
+    def forecast(self, series: Iterable[Series], preprocess: PreprocessConfig) -> int:
+        """Return the bytes that these series will take, from their headers alone (blosc2: about half is assumed)."""
+        total = sum(_bytes_of(one, preprocess) for one in series)
+        return total // 2 if self.format == "blosc2" else total
+
+    def fill(
+        self,
+        studies: Sequence[HasSeries | Series],
+        preprocess: PreprocessConfig,
+        *,
+        missing_slices: MissingSlices = "quarantine",
+        jobs: int = 0,
+    ) -> tuple[dict[str, Entry], list[Problem]]:
+        """Decode what is not there yet.
+
+        Parameters
+        ----------
+        studies : sequence of Case, StudyRecord or Series
+            Each series is decoded once, however often it is listed.
+        preprocess : PreprocessConfig
+            Slice axis, spacing, canvas, interpolation, padding.
+        missing_slices : {"quarantine", "interpolate"}
+            What is done about a series that lacks a single slice.
+        jobs : int
+            Processes; 0 takes the processors at hand, and none but this where the work is small.
+
+        Returns
+        -------
+        dict of str to Entry
+            By series uid.
+        list of Problem
+            One a series that could not be decoded: the rest is there.
+
+        Raises
+        ------
+        StoreError
+            The disk is, or would be, full, or cannot be written; what was finished is kept.
+        """
+        tasks: dict[str, _Task] = {}
+        for study in studies:
+            series = study if isinstance(study, Series) else study.series
+            name = (study.path or study.uid) if isinstance(study, Series) else study.study
+            key = self.key(series, preprocess, missing_slices)
+            contract = preprocess.model_dump()
+            full = self.verify == "full"
+            tasks[series.uid] = _Task(str(self.folder), self.format, full, key, name, series, contract, missing_slices)
+        present = self._present(list(tasks.values()))
+        entries = {entry.uid: entry for entry in present if entry is not None}
+        todo = [task for task in tasks.values() if task.series.uid not in entries]
+        log.info("store %s: %d of %d studies are there", self.folder, len(entries), len(tasks))
+        problems: list[Problem] = []
+        if todo:
+            self._require_space(todo, preprocess)
+            remove_leftovers(self.folder)
+            decoded, problems = self._decode(todo, jobs=_choose_jobs(jobs, todo, preprocess))
+            entries.update(decoded)
+        self._sound.update(entry.key for entry in entries.values() if entry.verified)
+        return {uid: entries[uid] for uid in tasks if uid in entries}, problems
+
+    def open(self, entry: Entry) -> StoredVolume:
+        """Open an entry for reading; its bytes are checked when this process has not done so (``verify="full"``).
+
+        Raises
+        ------
+        StoreError
+            When it is missing or damaged (code ``store-damaged``); the next `fill` decodes it anew.
+        """
+        if not entry.verified and entry.key not in self._sound:
+            problem = check_entry(entry, full=self.verify == "full")
+            if problem:
+                raise damaged(entry, problem)
+            self._sound.add(entry.key)
+        return open_entry(entry)
+
+    def size(self) -> int:
+        """Return the bytes that the store takes now."""
+        return sum(path.stat().st_size for path in self.folder.glob("??/*") if path.is_file())
+
+    def prune(self, keep: Iterable[Entry] = ()) -> int:
+        """Remove every entry but those in `keep`, and what killed processes left; return the bytes that were freed."""
+        before = self.size()
+        remove_leftovers(self.folder)
+        kept = {entry.key for entry in keep}
+        # The JSON file goes first: from then on the entry does not count, whenever the rest follows.
+        for suffix in (".json", *SUFFIXES.values()):
+            for path in self.folder.glob(f"??/*{suffix}"):
+                if path.stem not in kept:
+                    path.unlink(missing_ok=True)
+        return before - self.size()
+
+    def _present(self, tasks: list[_Task]) -> list[Entry | None]:
+        """Return the sound entry of each task, None where it has to be decoded."""
+        # Checksums release the interpreter lock: threads suffice.
+        with ThreadPoolExecutor(min(8, available_cpus())) as pool:
+            return list(pool.map(lambda task: _sound_entry(task, known=self._sound), tasks))
+
+    def _decode(self, tasks: list[_Task], *, jobs: int) -> tuple[dict[str, Entry], list[Problem]]:
+        entries: dict[str, Entry] = {}
+        problems: list[Problem] = []
+        outcomes = map_processes(_fill_one, tasks, jobs=jobs, description="decoding studies", name=_study_of)
+        try:
+            for outcome in outcomes:
+                if isinstance(outcome.error, StoreError):  # no study's fault, and the next one would meet it too
+                    raise outcome.error
+                if outcome.result is not None:
+                    entries[outcome.result.uid] = outcome.result
+                elif isinstance(outcome.error, VolrecError):
+                    problems.append(Problem.of(outcome.error, study=outcome.item.study))
+                    log.warning("%s is left out: %s", outcome.item.study, outcome.error)
+        except BaseException:
+            outcomes.close()  # type: ignore[attr-defined]  # stops the workers, whatever they were writing
+            remove_leftovers(self.folder)
+            raise
+        return entries, problems
+
+    def _require_space(self, tasks: list[_Task], preprocess: PreprocessConfig) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise StoreError(
+                f"it cannot be written ({error.strerror or error}).",
+                remedy="Set store.folder, or VOLREC_CACHE, to a folder you may write to.",
+                where=self.folder,
+                code="store-unwritable",
+            ) from error
+        needed = self.forecast((task.series for task in tasks), preprocess)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise StoreError(
+                f"{len(tasks)} studies will take {readable_size(needed)} and {readable_size(free)} are free.",
+                remedy="Make room, set store.folder to a larger disk, set store.format to blosc2, or choose a smaller "
+                "preprocess.canvas.",
+                where=self.folder,
+                code="disk-full",
+            )
+
+
+def preprocess_volume(volume: Volume, preprocess: PreprocessConfig) -> StoredVolume:
+    """Bring a decoded volume to the spacing and canvas of the contract, with the quantiles of its own voxels.
+
+    The store and prediction without a store share this function: a network sees the same voxels either way.
+
+    Parameters
+    ----------
+    volume : Volume
+        (1, T, H, W), already in the contract's slice axis.
+    preprocess : PreprocessConfig
+        Spacing, canvas, interpolation and padding are used.
+    """
+    array, affine = volume.array[0], volume.affine
+    meta = {**volume.meta, "source_shape": [int(n) for n in array.shape], "source_affine": affine.tolist()}
+    quantiles = study_quantiles(array)
+    if preprocess.spacing is not None or preprocess.canvas is not None:
+        from volrec.transforms import preprocess_array
+
+        array, affine = preprocess_array(
+            array,
+            affine,
+            spacing=preprocess.spacing,
+            canvas=preprocess.canvas,
+            interpolation=preprocess.interpolation,
+            padding=preprocess.padding,
+        )
+    return StoredVolume(array, np.asarray(affine, dtype=np.float64), quantiles, meta)
+
+
+def _fill_one(task: _Task) -> Entry:
+    """Decode one series into the store, unless another process has done so meanwhile."""
+    folder = Path(task.folder)
+    with locked(folder, task.key) as held:
+        entry = _sound_entry(task)
+        if entry is not None:
+            return entry
+        if held:
+            remove_leftovers(folder, task.key)
+        preprocess = PreprocessConfig(**task.preprocess)
+        volume = read_series(task.series, slice_axis=preprocess.slice_axis, missing_slices=task.missing_slices)
+        stored = preprocess_volume(volume, preprocess)
+        return write_entry(folder, task.key, stored, uid=task.series.uid, format=task.format)
+
+
+def _sound_entry(task: _Task, *, known: set[str] | frozenset[str] = frozenset()) -> Entry | None:
+    entry = find_entry(Path(task.folder), task.key, uid=task.series.uid, format=task.format)
+    if entry is None:
+        return None
+    full = task.full and entry.key not in known
+    problem = check_entry(entry, full=full)
+    if problem:
+        log.warning("%s: the stored copy is damaged (%s) and is decoded anew", task.study, problem)
+        return None
+    return mark_verified(entry) if task.full else entry
+
+
+def _study_of(task: _Task) -> str:
+    return task.study
+
+
+def _choose_jobs(jobs: int, tasks: list[_Task], preprocess: PreprocessConfig) -> int:
+    if jobs > 0:
+        return jobs
+    # A decoder of compressed pixels may crash: that must not take the training with it.
+    compressed = any(
+        task.series.headers and task.series.headers[0].transfer_syntax not in UNCOMPRESSED for task in tasks
+    )
+    if not compressed and sum(_bytes_of(task.series, preprocess) for task in tasks) < SMALL:
+        return 1
+    return available_cpus()
+
+
+def _bytes_of(series: Series, preprocess: PreprocessConfig) -> int:
+    """Forecast the bytes of one entry from the headers."""
+    shape, spacing = _canonical(series, preprocess.slice_axis)
+    for axis in range(3):
+        target = preprocess.spacing[axis] if preprocess.spacing else None
+        if target:
+            shape[axis] = max(1, round(shape[axis] * spacing[axis] / target))
+        wanted = preprocess.canvas[axis] if preprocess.canvas else None
+        if wanted:
+            shape[axis] = wanted
+    return shape[0] * shape[1] * shape[2] * (2 if _fits_int16(series) else 4) + 128
+
+
+def _canonical(series: Series, slice_axis: str) -> tuple[list[int], list[float]]:
+    """Return shape and spacing in the order that the volume will have."""
+    plane = series.orientation if slice_axis == "acquired" else slice_axis
+    directions = np.abs(np.asarray(series.affine, dtype=np.float64)[:3, :3])
+    directions = directions / np.maximum(directions.max(axis=0), 1e-12)
+    source: dict[int, int] = {}
+    for _ in range(3):  # the clearest axis first, so that oblique stacks get one axis each
+        row, column = np.unravel_index(np.argmax(directions), (3, 3))
+        source[int(row)] = int(column)
+        directions[row, :] = directions[:, column] = -1
+    order = [source[axis] for axis in AXES.get(plane, AXES["axial"])]
+    return [int(series.shape[axis]) for axis in order], [float(series.spacing[axis]) for axis in order]
+
+
+def _fits_int16(series: Series) -> bool:
+    for header in series.headers:
+        if header.kind == "nifti" and header.dtype not in {"uint8", "int8", "int16"}:
+            return False
+        whole = float(header.slope).is_integer() and float(header.intercept).is_integer()
+        if header.pixel_kind != "int" or header.bits_allocated > 16 or not whole:
+            return False
+    return True
+
+
+def _default_folder() -> Path:
+    base = os.environ.get("VOLREC_CACHE")
+    return (Path(base).expanduser() if base else Path.home() / ".cache" / "volrec") / "store"
