@@ -75,7 +75,7 @@ class DataConfig(Section):
     classes: list[str] = Field(default_factory=list)
     """Class names in the order of the network's outputs; empty takes them from the labels, sorted."""
     slice_labels: str | None = None
-    """CSV with ``study``, ``slice`` (index in the canonical order) or ``z`` (mm) and ``label``: extra supervision of slicewise networks."""
+    """CSV with ``study``, ``slice`` (index in the canonical order) or ``z`` (mm), ``label``: for slicewise networks."""
     slice_label_weight: NonNegative = 0.5
     """Weight of the slice loss beside the study loss."""
     series: SeriesConfig = Field(default_factory=SeriesConfig)
@@ -133,9 +133,10 @@ class IntensityConfig(Section):
     """How voxel values become network input; done after the store, on the batch."""
 
     kind: Literal["window", "percentile", "zscore", "none"] = "percentile"
-    """``window``: HU windows as channels in [0, 1]; ``percentile``: clipped to percentiles of the study, to [0, 1]; ``zscore``: clipped, then zero mean and unit variance."""
+    """``window``: HU windows as channels in [0, 1]; ``percentile``: clipped to percentiles of the study, to [0, 1];
+    ``zscore``: clipped likewise, then zero mean and unit variance."""
     windows: list[str | WindowConfig] = Field(default_factory=list)
-    """Window presets by name (brain, subdural, bone, lung, mediastinum, liver …) or level and width; one channel each."""
+    """Presets by name (brain, subdural, bone, lung, mediastinum, liver …) or level and width; one channel each."""
     percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (0.5, 99.5)
     """Lower and upper percentile of the study's own voxels (padding is not counted)."""
 
@@ -147,7 +148,9 @@ class IntensityConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> IntensityConfig:
         if self.percentiles[0] >= self.percentiles[1]:
-            raise ValueError(f"percentiles[0] ({self.percentiles[0]}) must be below percentiles[1] ({self.percentiles[1]})")
+            raise ValueError(
+                f"percentiles[0] ({self.percentiles[0]}) must be below percentiles[1] ({self.percentiles[1]})"
+            )
         if self.kind == "window" and not self.windows:
             raise ValueError("kind 'window' needs at least one entry in windows")
         return self
@@ -161,7 +164,8 @@ class SamplingConfig(Section):
     stride: Count = 1
     """Step between the slices of a clip."""
     train: Literal["random", "center", "uniform", "segments"] = "random"
-    """Where training clips start: anywhere, the middle, slices spread evenly over the study, or one slice drawn in each of T' equal segments (TSN)."""
+    """Training clips: start anywhere (random), in the middle (center), spread evenly over the study (uniform), or one
+    slice drawn in each of T' equal parts (segments, as TSN does)."""
 
 
 class AugmentConfig(Section):
@@ -208,7 +212,9 @@ class NetworkConfig(Section):
     """Registry name."""
     width: Positive = 1.0
     """Scale of all channel counts; 1 is the paper's."""
-    options: dict[str, bool | int | float | str | None | list[int] | list[float] | list[str]] = Field(default_factory=dict)
+    options: dict[str, bool | int | float | str | list[int] | list[float] | list[str] | None] = Field(
+        default_factory=dict
+    )
     """Named options of the network (``volrec models NAME`` lists them)."""
 
 
@@ -250,7 +256,9 @@ class ProtocolConfig(Section):
     """What is pooled: before or after softmax or sigmoid."""
     flips: list[Literal["T", "H", "W"]] = Field(default_factory=list)
     """Axes mirrored for test-time augmentation; every combination is averaged."""
-    metric: Literal["auto", "auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "r2", "mae", "rmse", "loss"] = "auto"
+    metric: Literal[
+        "auto", "auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "r2", "mae", "rmse", "loss"
+    ] = "auto"
     """Study-level metric that chooses the checkpoint; auto: AUC for classes, R2 for regression."""
 
 
@@ -351,15 +359,32 @@ def load_config(path: Path | str) -> TrainConfig:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError("there is no such file.", remedy="Check the path, or write one with `volrec plan`.", where=path, code="config") from None
+        raise ConfigError(
+            "there is no such file.",
+            remedy="Check the path, or write one with `volrec plan`.",
+            where=path,
+            code="config",
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"it cannot be read ({error}).", remedy="Give a YAML text file.", where=path, code="config") from None
+        raise ConfigError(
+            f"it cannot be read ({error}).", remedy="Give a YAML text file.", where=path, code="config"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"it is no valid YAML{place}.", remedy="Mend that line; indentation is two spaces.", where=path, code="config") from None
+        raise ConfigError(
+            f"it is no valid YAML{place}.",
+            remedy="Mend that line; indentation is two spaces.",
+            where=path,
+            code="config",
+        ) from None
     if not isinstance(values, dict):
-        raise ConfigError(f"it holds {type(values).__name__}, not keys and values.", remedy="See configs/ for examples.", where=path, code="config")
+        raise ConfigError(
+            f"it holds {type(values).__name__}, not keys and values.",
+            remedy="See configs/ for examples.",
+            where=path,
+            code="config",
+        )
     return parse_config(values, where=str(path))
 
 

@@ -109,7 +109,7 @@ def _pool_round(
     """Run `items` in one pool; those running when a worker died go to `lost`, those not yet started to `left`."""
     # loky starts fresh interpreters (forking after torch has started its threads can deadlock) and, unlike the
     # standard library's spawn, does not run the caller's script again in each of them.
-    from joblib.externals.loky import get_context
+    from joblib.externals.loky.backend.context import get_context
     from joblib.externals.loky.process_executor import ProcessPoolExecutor
 
     queue = list(reversed(items))

@@ -1,0 +1,115 @@
+"""The schema: typos are named with their nearest key, values are checked, YAML comes back as it was written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from volrec.config import TrainConfig, apply_overrides, dump_yaml, json_schema, load_config, parse_config
+from volrec.errors import ConfigError
+from volrec.report.terminal import schema_rows
+
+
+def test_a_typo_names_the_nearest_key() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'optim\.weigth_decay' \(did you mean 'weight_decay'\?\)"):
+        parse_config({"optim": {"weigth_decay": 0.1}})
+    with pytest.raises(ConfigError, match=r"unknown key 'samplng' \(did you mean 'sampling'\?\)"):
+        parse_config({"samplng": {}})
+
+
+def test_every_fault_is_reported_at_once_with_the_value_seen() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"optim": {"lr": -1}, "trainer": {"epochs": 0}, "intensity": {"kind": "windw"}}, where="plan.yaml")
+    message = str(caught.value)
+    assert "plan.yaml" in message
+    assert "'optim.lr'" in message and "-1" in message
+    assert "'trainer.epochs'" in message
+    assert "'window', 'percentile', 'zscore' or 'none'" in message
+
+
+def test_values_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"percentiles\[0\] \(99\.0\) must be below percentiles\[1\] \(1\.0\)"):
+        parse_config({"intensity": {"percentiles": [99, 1]}})
+    with pytest.raises(ConfigError, match="needs at least one entry in windows"):
+        parse_config({"intensity": {"kind": "window"}})
+
+
+def test_yaml_comes_back_as_it_was_written_with_reasons_as_comments(tmp_path: Path) -> None:
+    config = parse_config(
+        {
+            "data": {"folder": "a: b", "target": ["x", "y"], "series": {"path": "*/t2/*"}},
+            "preprocess": {"spacing": [5, None, 0.5], "canvas": [32, 64, 64]},
+            "intensity": {"kind": "window", "windows": ["brain", {"level": 40, "width": 80}]},
+            "augment": {"flip": {"W": 0.5}},
+            "network": {"name": "c3d", "options": {"dropout": 0.3, "norm": "batch"}},
+        }
+    )
+    path = tmp_path / "plan.yaml"
+    path.write_text(dump_yaml(config, {"preprocess.spacing": "median: of all", "network.name": "plain"}), encoding="utf-8")
+    assert load_config(path) == config
+    assert "# median: of all" in path.read_text(encoding="utf-8")
+
+
+@given(
+    lr=st.floats(1e-6, 1.0),
+    clip=st.integers(1, 500),
+    target=st.lists(st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1), max_size=3),
+)
+def test_any_valid_config_survives_yaml(lr: float, clip: int, target: list[str]) -> None:
+    config = parse_config({"optim": {"lr": lr}, "sampling": {"clip_length": clip}, "data": {"target": target}})
+    assert parse_config(yaml.safe_load(dump_yaml(config))) == config
+
+
+def test_overrides_replace_one_key_and_are_checked() -> None:
+    config = apply_overrides(TrainConfig(), {"optim.lr": 0.5, "data.series.modality": "CT", "augment.flip": {"W": 0.5}})
+    assert config.optim.lr == 0.5
+    assert config.data.series.modality == "CT"
+    assert config.augment.flip == {"W": 0.5}
+    assert config.optim.batch_size == TrainConfig().optim.batch_size
+    with pytest.raises(ConfigError, match="did you mean 'lr'"):
+        apply_overrides(TrainConfig(), {"optim.lrr": 0.5})
+    with pytest.raises(ConfigError, match="did you mean 'optim'"):
+        apply_overrides(TrainConfig(), {"optm.lr": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [1, 2", "no valid YAML at line"),
+        ("- a\n- b\n", "holds list"),
+        ("optim: !!python/object/apply:os.system ['true']\n", "no valid YAML"),
+        ("network: {name: c3d, options: {f: {_target_: os.system}}}\n", "network.options.f"),
+    ],
+)
+def test_files_that_are_no_recipe_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_recipe_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_the_json_schema_and_the_table_of_keys_explain_every_key() -> None:
+    json.dumps(json_schema())
+    rows = schema_rows()
+    assert len(rows) > 60
+    assert [key for key, _, _, meaning in rows if not meaning] == []
+
+
+def test_shipped_recipes_are_valid() -> None:
+    recipes = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+    assert recipes, "configs/ holds no recipe"
+    for recipe in recipes:
+        config = load_config(recipe)
+        assert config.data.folder is None, f"{recipe.name} names a folder of one machine"
