@@ -1,0 +1,46 @@
+"""The network zoo: one file a paper, plain ``nn.Module``s that know neither DICOM nor training.
+
+`create`, `list_networks`, `spec` and `describe` are the entrance; torch is imported when one of them is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
+    from volrec.networks.facts import NetworkSpec, Option
+    from volrec.networks.registry import create, list_networks, register, spec
+    from volrec.networks.summary import describe
+
+__all__ = [
+    "NetworkSpec",
+    "Option",
+    "SequenceNetwork",
+    "SlicewiseNetwork",
+    "create",
+    "describe",
+    "list_networks",
+    "register",
+    "spec",
+]
+
+# Every file here has another name than the functions: importing a submodule binds its name in the package.
+_HOME = {
+    "NetworkSpec": "facts",
+    "Option": "facts",
+    "SequenceNetwork": "base",
+    "SlicewiseNetwork": "base",
+    "create": "registry",
+    "describe": "summary",
+    "list_networks": "registry",
+    "register": "registry",
+    "spec": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,156 @@
+"""The contract every network of the zoo keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from volrec.errors import ConfigError
+from volrec.networks.facts import NetworkSpec, check_number
+
+__all__ = ["SequenceNetwork", "SlicewiseNetwork"]
+
+
+class SequenceNetwork(nn.Module):
+    """A classifier of sequences: ``(B, C, T, H, W)`` to logits ``(B, num_classes)``.
+
+    A subclass writes `forward_features` and `forward_head`, sets `num_features`, and keeps its last linear layer
+    under the attribute that `classifier_name` says.
+
+    Parameters
+    ----------
+    num_classes, in_channels : int
+        Outputs and input channels.
+    smallest : tuple of int
+        Smallest (T, H, W) that can be read.
+    exact : tuple of int, optional
+        The only (T, H, W) that can be read, for a paper's network with fixed fully connected layers.
+
+    Attributes
+    ----------
+    spec : NetworkSpec
+        Facts of the network (set by the registry).
+    architecture : dict
+        The arguments that rebuild it: name, num_classes, in_channels, faithful, width, options (plain JSON types).
+    num_features : int
+        Features that enter the last layer.
+    """
+
+    classifier_name = "classifier"
+    spec: NetworkSpec
+    architecture: dict[str, Any]
+    num_features: int
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        smallest: tuple[int, int, int],
+        exact: tuple[int, int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.smallest = smallest
+        self.exact = exact
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, num_classes) of clips (B, C, T, H, W)."""
+        self.check_input(x)
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the features that the head reads: maps (B, F, T', H', W'), or (B, T, F) where slicewise."""
+        raise NotImplementedError
+
+    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Return logits (B, num_classes) of features, or with `pre_logits` what enters the last layer."""
+        raise NotImplementedError
+
+    def get_classifier(self) -> nn.Linear:
+        """Return the last layer."""
+        return self.get_submodule(self.classifier_name)  # type: ignore[return-value]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a fresh last layer with `num_classes` outputs in place, on the device of the old one."""
+        check_number(num_classes, name="num_classes", owner=type(self).__name__, kind=int, low=1)
+        old = self.get_classifier()
+        new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
+        self.init_classifier(new)
+        self.set_submodule(self.classifier_name, new)
+        self.num_classes = num_classes
+        if hasattr(self, "architecture"):
+            self.architecture = {**self.architecture, "num_classes": num_classes}
+
+    def init_classifier(self, layer: nn.Linear) -> None:
+        """Draw the weights of a last layer: small, so that training starts near equal scores."""
+        nn.init.normal_(layer.weight, std=0.01)
+        nn.init.zeros_(layer.bias)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise `ConfigError` for an input that this network cannot read, with the sizes it can."""
+        name = self.spec.name if hasattr(self, "spec") else type(self).__name__
+        if x.ndim != 5:
+            raise ConfigError(
+                f"{name} reads clips (B, C, T, H, W), got a tensor of shape {tuple(x.shape)}.",
+                remedy="Add the missing axes; a single volume (T, H, W) is x[None, None].",
+                code="input-shape",
+            )
+        if x.shape[1] != self.in_channels:
+            raise ConfigError(
+                f"{name} was built for {self.in_channels} input channel(s), got {x.shape[1]}.",
+                remedy="Build it with in_channels equal to the number of windows or channels of the clips.",
+                code="input-channels",
+            )
+        size = tuple(x.shape[2:])
+        if self.exact is not None and size != self.exact:
+            raise ConfigError(
+                f"the paper's {name} reads clips of exactly {_triple(self.exact)}, got {_triple(size)}.",
+                remedy="Resize the clips, or build it with faithful=False for any size.",
+                code="input-size",
+            )
+        if any(have < need for have, need in zip(size, self.smallest, strict=True)):
+            raise ConfigError(
+                f"{name} reads clips from {_triple(self.smallest)} up, got {_triple(size)}.",
+                remedy="Use longer clips or a larger canvas, or another network (`volrec models` lists smallest clips).",
+                code="input-size",
+            )
+
+
+class SlicewiseNetwork(SequenceNetwork):
+    """A network that encodes slices one by one, then puts them together.
+
+    ``forward`` equals ``aggregate`` after ``encode_slices`` of every slice, so overlapping clips cost one encoding a
+    slice.
+    """
+
+    def encode_slices(self, x: Tensor) -> Tensor:
+        """Return features (N, ...) of slices (N, C, H, W)."""
+        raise NotImplementedError
+
+    def aggregate(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Return logits (B, num_classes) of slice features (B, T, ...)."""
+        raise NotImplementedError
+
+    def slice_logits(self, features: Tensor) -> Tensor:
+        """Return logits (B, T, num_classes) of every slice alone, for features (B, T, ...)."""
+        batch, slices = features.shape[:2]
+        return self.aggregate(features.reshape(batch * slices, 1, *features.shape[2:])).reshape(batch, slices, -1)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return slice features (B, T, ...) of clips (B, C, T, H, W)."""
+        batch, channels, slices, height, width = x.shape
+        flat = x.transpose(1, 2).reshape(batch * slices, channels, height, width)
+        features = self.encode_slices(flat)
+        return features.reshape(batch, slices, *features.shape[1:])
+
+    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Return `aggregate` of the features."""
+        return self.aggregate(features, pre_logits=pre_logits)
+
+
+def _triple(size: tuple[int, ...] | torch.Size) -> str:
+    return "T x H x W = " + " x ".join(str(int(n)) for n in size)

@@ -1,0 +1,8 @@
+"""Layers that two papers share: normalisation by name, channel scaling, pooling."""
+
+from __future__ import annotations
+
+from volrec.networks.layers.blocks import NORMS, init_kaiming, norm_layer, scale_channels
+from volrec.networks.layers.pooling import AdaptivePool3d, CaffeMaxPool3d
+
+__all__ = ["NORMS", "AdaptivePool3d", "CaffeMaxPool3d", "init_kaiming", "norm_layer", "scale_channels"]

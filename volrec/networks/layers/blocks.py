@@ -1,0 +1,52 @@
+"""Small building blocks that many networks use."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+__all__ = ["NORMS", "init_kaiming", "norm_layer", "scale_channels"]
+
+NORMS = ("none", "batch", "instance", "group")
+
+
+def scale_channels(channels: int, width: float) -> int:
+    """Return a paper's channel count times `width`, at least 1."""
+    return max(1, math.floor(channels * width + 0.5))
+
+
+def norm_layer(kind: str, channels: int, *, dims: int) -> nn.Module:
+    """Return a normalisation layer by name.
+
+    Parameters
+    ----------
+    kind : {"none", "batch", "instance", "group"}
+        ``group`` has at most 8 channels a group boundary allows: the largest common divisor of 8 and `channels`.
+    channels : int
+        Channels of the maps (or features where `dims` is 0).
+    dims : {0, 2, 3}
+        Number of spatial axes of the input.
+    """
+    if kind == "none":
+        return nn.Identity()
+    if kind == "batch":
+        return {0: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims](channels)
+    if dims == 0:
+        return nn.LayerNorm(channels)
+    if kind == "instance":
+        return {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](channels, affine=True)
+    return nn.GroupNorm(math.gcd(8, channels), channels)
+
+
+def init_kaiming(module: nn.Module) -> None:
+    """Draw the weights of every convolution and linear layer for ReLU networks (He et al. 2015); biases are 0."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Conv3d)):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+        else:
+            continue
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

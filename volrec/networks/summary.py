@@ -1,0 +1,110 @@
+"""What ``volrec models`` prints: parameters, multiply-adds and layers, counted without allocating a weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from volrec.networks.registry import create, spec
+
+__all__ = ["describe"]
+
+
+def describe(
+    name: str,
+    *,
+    faithful: bool = True,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    clip: tuple[int, int, int] | None = None,
+    width: float = 1.0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Count a network of the registry.
+
+    Parameters
+    ----------
+    name : str
+        Registry name.
+    faithful, num_classes, in_channels, width, **options
+        As for `create`; by default the paper's network with the paper's classes and channels.
+    clip : tuple of int, optional
+        Size (T, H, W) at which multiply-adds and layers are counted; the paper's by default.
+
+    Returns
+    -------
+    dict
+        ``name, paper, title, year, summary, parameters, gmacs`` (multiply-adds in 10^9, one clip, convolutions and
+        linear layers), ``clip`` (C, T, H, W), ``smallest`` (T, H, W), ``slicewise, options`` (name to default,
+        paper, allowed, meaning), ``ambiguities, layers`` (name, kind, output shape without batch, parameters).
+
+    Raises
+    ------
+    ConfigError
+        As `create`, and for a clip that the network cannot read.
+    """
+    facts = spec(name)
+    channels = facts.default_clip[0] if in_channels is None else in_channels
+    size = facts.default_clip[1:] if clip is None else tuple(clip)
+    # On the meta device nothing is computed or stored: 80 million parameters cost milliseconds.
+    with torch.device("meta"):
+        network = create(
+            name,
+            num_classes=facts.num_classes if num_classes is None else num_classes,
+            in_channels=channels,
+            faithful=faithful,
+            width=width,
+            **options,
+        ).eval()
+        layers: list[dict[str, Any]] = []
+        hooks = [
+            module.register_forward_hook(_recorder(layers, label))
+            for label, module in network.named_modules()
+            if label and not any(module.children())
+        ]
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            network(torch.empty(1, channels, *size))
+    for hook in hooks:
+        hook.remove()
+    return {
+        "name": name,
+        "paper": facts.paper,
+        "title": facts.title,
+        "year": facts.year,
+        "summary": facts.summary,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "gmacs": counter.get_total_flops() / 2e9,
+        "clip": [channels, *size],
+        "smallest": list(network.smallest),
+        "slicewise": facts.slicewise,
+        "options": {
+            key: {
+                "default": option.default,
+                "paper": option.default_for(faithful=True),
+                "allowed": option.allowed,
+                "meaning": option.meaning,
+            }
+            for key, option in facts.options.items()
+        },
+        "ambiguities": list(facts.ambiguities),
+        "layers": layers,
+    }
+
+
+def _recorder(layers: list[dict[str, Any]], label: str) -> Any:
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            layers.append(
+                {
+                    "name": label,
+                    "kind": type(module).__name__,
+                    "shape": list(output.shape[1:]),
+                    "parameters": sum(parameter.numel() for parameter in module.parameters()),
+                }
+            )
+
+    return record
