@@ -1,0 +1,141 @@
+"""Losses on the logits of a study or clip: one class for the four tasks, with soft targets for mixup and smoothing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["StudyLoss", "class_weights", "slice_loss", "soft_targets"]
+
+Task = Literal["binary", "multiclass", "multilabel", "regression"]
+
+
+class StudyLoss(nn.Module):
+    """Loss of a batch of logits against its targets.
+
+    Binary and multilabel targets take the sigmoid cross-entropy of each output, multiclass targets the softmax
+    cross-entropy, regression targets (standardised) the squared error. A target that is NaN (a label that is missing
+    for this study) does not count.
+
+    Parameters
+    ----------
+    task : {"binary", "multiclass", "multilabel", "regression"}
+        What the targets are.
+    label_smoothing : float
+        Share of the probability mass that is spread over all classes; no effect on regression.
+    weights : Tensor, optional
+        Class weights as `class_weights` gives them: ``(K,)`` for multiclass, ``(2, K)`` (negatives, positives) for
+        binary and multilabel.
+    """
+
+    weights: Tensor | None
+
+    def __init__(self, task: Task, *, label_smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.task = task
+        self.label_smoothing = label_smoothing
+        # Not persistent: it follows from the training labels, and the weights file holds the network alone.
+        self.register_buffer("weights", weights, persistent=False)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss.
+
+        Parameters
+        ----------
+        logits : Tensor
+            ``(B, K)`` outputs of the network.
+        targets : Tensor
+            ``(B, K)`` soft targets as `soft_targets` gives them, possibly mixed.
+        """
+        logits = logits.float()
+        if self.task == "multiclass":
+            return functional.cross_entropy(logits, targets, weight=self.weights, label_smoothing=self.label_smoothing)
+        known = torch.isfinite(targets)
+        targets = torch.where(known, targets, torch.zeros_like(targets))
+        if self.task == "regression":
+            return _mean((logits - targets).square(), known)
+        factor = known.to(logits.dtype)
+        if self.weights is not None:
+            # The weight belongs to the label, so it is taken before smoothing; a mixed label takes a mixed weight.
+            factor = factor * (self.weights[0] + (self.weights[1] - self.weights[0]) * targets)
+        smooth = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
+        loss = functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
+        return _mean(loss * factor, known)
+
+
+def soft_targets(targets: Tensor, task: Task, num_outputs: int) -> Tensor:
+    """Return targets as ``(B, K)`` floats that may be mixed: one-hot for multiclass, unchanged otherwise.
+
+    Parameters
+    ----------
+    targets : Tensor
+        ``(B, K)``, or ``(B, 1)`` class indices for multiclass.
+    task : str
+        What they are.
+    num_outputs : int
+        Outputs of the network, K.
+    """
+    if task == "multiclass":
+        return functional.one_hot(targets.reshape(-1).long(), num_outputs).float()
+    return targets.float()
+
+
+def class_weights(targets: Tensor, task: Task, num_outputs: int) -> Tensor | None:
+    """Return weights that give every class the same total weight and the average study the weight 1.
+
+    Parameters
+    ----------
+    targets : Tensor
+        ``(N, K)`` training targets (``(N, 1)`` class indices for multiclass).
+    task : str
+        What they are; regression has no classes and gives None.
+    num_outputs : int
+        Outputs of the network, K.
+
+    Returns
+    -------
+    Tensor or None
+        ``(K,)`` for multiclass; ``(2, K)``, negatives then positives, for binary and multilabel. A class without a
+        training study gets the weight 0: it never occurs.
+    """
+    if task == "regression":
+        return None
+    if task == "multiclass":
+        counts = torch.bincount(targets.reshape(-1).long(), minlength=num_outputs).float()
+        present = (counts > 0).sum()
+        return torch.where(counts > 0, counts.sum() / (present * counts.clamp(min=1)), torch.zeros_like(counts))
+    known = torch.isfinite(targets)
+    positives = ((targets > 0.5) & known).sum(0).float()
+    total = known.sum(0).float()
+    counts = torch.stack([total - positives, positives])
+    present = (counts > 0).sum(0)
+    weights = total / (present * counts.clamp(min=1))
+    return torch.where(counts > 0, weights, torch.zeros_like(counts))
+
+
+def slice_loss(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
+    """Return the loss of single slices of a slicewise network; slices without a label do not count.
+
+    Parameters
+    ----------
+    logits : Tensor
+        ``(B, T, K)`` logits of every slice.
+    targets : Tensor
+        ``(B, T)`` labels: NaN where there is none; 0 or 1 for binary, the class index for multiclass.
+    task : {"binary", "multiclass"}
+        Task of the study labels, which the slices share.
+    """
+    known = torch.isfinite(targets)
+    filled = torch.where(known, targets, torch.zeros_like(targets))
+    logits = logits.float()
+    if task == "multiclass":
+        loss = functional.cross_entropy(logits.flatten(0, 1), filled.flatten().long(), reduction="none")
+        return _mean(loss.view_as(filled), known)
+    return _mean(functional.binary_cross_entropy_with_logits(logits[..., 0], filled, reduction="none"), known)
+
+
+def _mean(loss: Tensor, known: Tensor) -> Tensor:
+    return (loss * known).sum() / known.sum().clamp(min=1)
