@@ -281,7 +281,7 @@ def preprocess_volume(volume: Volume, preprocess: PreprocessConfig) -> StoredVol
     meta = {**volume.meta, "source_shape": [int(n) for n in array.shape], "source_affine": affine.tolist()}
     quantiles = study_quantiles(array)
     if preprocess.spacing is not None or preprocess.canvas is not None:
-        from volrec.transforms import preprocess_array
+        from volrec.transforms.preprocess import preprocess_array
 
         array, affine = preprocess_array(
             array,
@@ -339,15 +339,12 @@ def _choose_jobs(jobs: int, tasks: list[_Task], preprocess: PreprocessConfig) ->
 
 def _bytes_of(series: Series, preprocess: PreprocessConfig) -> int:
     """Forecast the bytes of one entry from the headers."""
+    from volrec.transforms.preprocess import preprocessed_shape
+
     shape, spacing = _canonical(series, preprocess.slice_axis)
-    for axis in range(3):
-        target = preprocess.spacing[axis] if preprocess.spacing else None
-        if target:
-            shape[axis] = max(1, round(shape[axis] * spacing[axis] / target))
-        wanted = preprocess.canvas[axis] if preprocess.canvas else None
-        if wanted:
-            shape[axis] = wanted
-    return shape[0] * shape[1] * shape[2] * (2 if _fits_int16(series) else 4) + 128
+    grid = np.diag([*spacing, 1.0])
+    t, h, w = preprocessed_shape(shape, grid, spacing=preprocess.spacing, canvas=preprocess.canvas)
+    return t * h * w * (2 if _fits_int16(series) else 4) + 128
 
 
 def _canonical(series: Series, slice_axis: str) -> tuple[list[int], list[float]]:

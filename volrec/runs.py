@@ -1,0 +1,524 @@
+"""The run folder: everything that one training leaves, written and read in this one place."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volrec.config import TrainConfig, dump_yaml, load_config
+from volrec.errors import ConfigError, Problem, RunError
+from volrec.files import is_disk_full, write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+__all__ = ["Member", "RunFolder", "collect_versions", "member_card"]
+
+log = logging.getLogger(__name__)
+
+CARD_SCHEMA = 1
+PACKAGES = (
+    "volrec",
+    "torch",
+    "monai",
+    "pytorch-lightning",
+    "numpy",
+    "pydicom",
+    "nibabel",
+    "SimpleITK",
+    "scikit-learn",
+)
+TEXT_COLUMNS = ("study", "patient", "series", "path", "split", "fold", "where", "code", "reason", "remedy")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained network of a run: one a split.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the split (``"fold-0"``)."""
+        return self.path.name
+
+    @property
+    def weights(self) -> Path:
+        """``weights.safetensors``: the weights that were kept."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def card_path(self) -> Path:
+        """``card.json``: what these weights are and what they expect."""
+        return self.path / "card.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """``last.ckpt``: all that is needed to go on training."""
+        return self.path / "last.ckpt"
+
+    @property
+    def history_path(self) -> Path:
+        """``history.csv``: a row an epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def finished(self) -> bool:
+        """Whether its training came to its end."""
+        return (self.path / "finished").is_file() and self.weights.is_file() and self.card_path.is_file()
+
+    def make(self) -> Member:
+        """Create the folder and return the member."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def save(self, network: torch.nn.Module, card: Mapping[str, Any]) -> None:
+        """Write weights and card (see `member_card`)."""
+        from volrec.weights import save_weights
+
+        self.make()
+        save_weights(self.weights, network, dict(card))
+
+    def finish(self) -> None:
+        """Mark the training as complete."""
+        _write(self.path / "finished", "")
+
+    def card(self) -> dict[str, Any]:
+        """Return the card.
+
+        Raises
+        ------
+        RunError
+            When it is missing or damaged.
+        """
+        return _read_json(self.card_path)
+
+    def history(self) -> pd.DataFrame:
+        """Return a row an epoch; empty before the first has ended."""
+        import pandas as pd
+
+        return pd.read_csv(self.history_path) if self.history_path.is_file() else pd.DataFrame()
+
+    def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write all rows so far, a column a key."""
+        import pandas as pd
+
+        _write(self.history_path, pd.DataFrame(list(rows)).to_csv(index=False))
+
+
+class RunFolder:
+    """A folder with config, versions, tables, members, metrics, log and report of one training.
+
+    ``RunFolder.create`` starts one, ``RunFolder.open`` reads one; the constructor looks at nothing.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        config: TrainConfig,
+        *,
+        reasons: Mapping[str, str] | None = None,
+        resume: bool = False,
+    ) -> RunFolder:
+        """Start a run folder, or take up an unfinished one.
+
+        Parameters
+        ----------
+        path : path
+            New or empty, unless `resume`.
+        config : TrainConfig
+            Written as ``config.yaml``; when resuming, the one that is there is kept.
+        reasons : mapping, optional
+            From dotted key to one line of why, written as comments.
+        resume : bool
+            Go on with the run that is there.
+
+        Raises
+        ------
+        RunError
+            The folder holds something else, or a run that would be overwritten, or nothing to resume.
+        """
+        run = cls(path)
+        if resume:
+            return cls.open(path)
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            if run.finished:
+                problem, remedy = "it holds a finished run.", "Choose another folder, or delete this one."
+            elif (run.path / "config.yaml").is_file():
+                problem = "it holds a run that has not finished."
+                remedy = f"Go on with `volrec train --resume {run.path}`, or choose another folder."
+            else:
+                problem, remedy = "it is not empty and holds no volrec run.", "Choose a new folder for the run."
+            raise RunError(problem, remedy=remedy, where=run.path, code="run-exists")
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(run.path, error) from error
+        run.write_versions()
+        run.write_config(config, reasons)  # last: its presence makes the folder a run
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """Take up a run that exists.
+
+        Raises
+        ------
+        RunError
+            There is no such folder, or it is no run.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            raise RunError(
+                "there is no such folder.",
+                remedy="Give the folder that `volrec train` wrote (runs/…).",
+                where=run.path,
+                code="not-a-run",
+            )
+        if not (run.path / "config.yaml").is_file():
+            inside = run.path.parent / "config.yaml"
+            hint = f" The run is the folder above: {run.path.parent}." if inside.is_file() else ""
+            raise RunError(
+                "it is not a volrec run folder: config.yaml is missing.",
+                remedy=f"Give the folder that `volrec train` wrote (runs/…).{hint}",
+                where=run.path,
+                code="not-a-run",
+            )
+        return run
+
+    # Config and versions
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration of the run.
+
+        Raises
+        ------
+        RunError
+            When it is missing or no longer valid.
+        """
+        try:
+            return load_config(self.path / "config.yaml")
+        except ConfigError as error:
+            raise RunError(error.problem, remedy=error.remedy, where=error.where, code="run-config") from error
+
+    def write_config(self, config: TrainConfig, reasons: Mapping[str, str] | None = None) -> None:
+        """Write ``config.yaml``, one comment a reason."""
+        _write(self.path / "config.yaml", dump_yaml(config, reasons))
+
+    @property
+    def versions(self) -> dict[str, Any]:
+        """What the run was made with."""
+        return _read_json(self.path / "versions.json")
+
+    def write_versions(self, **facts: Any) -> None:
+        """Write ``versions.json``; `facts` (device …) are added."""
+        _write(self.path / "versions.json", json.dumps({**collect_versions(), **facts}, indent=2) + "\n")
+
+    # Tables: index, splits, quarantine, scores
+
+    def write_table(self, name: str, table: pd.DataFrame) -> Path:
+        """Write ``NAME.csv`` (index, splits, scores …), all or nothing, and return its path."""
+        path = self.path / f"{name}.csv"
+        _write(path, table.to_csv(index=False))
+        return path
+
+    def read_table(self, name: str) -> pd.DataFrame:
+        """Read ``NAME.csv``; identifiers stay text.
+
+        Raises
+        ------
+        RunError
+            When it is missing: the message says what would write it.
+        """
+        import pandas as pd
+
+        path = self.path / f"{name}.csv"
+        if not path.is_file():
+            raise _missing(path, self.path)
+        header = pd.read_csv(path, nrows=0).columns
+        kinds: dict[Any, Any] = {column: str for column in TEXT_COLUMNS if column in header}
+        return pd.read_csv(path, dtype=kinds, keep_default_na=True)
+
+    def write_quarantine(self, problems: Iterable[Problem]) -> None:
+        """Write ``quarantine.csv``: what was left out or assumed, and why."""
+        import pandas as pd
+
+        columns = list(Problem.__dataclass_fields__)
+        self.write_table("quarantine", pd.DataFrame([problem.as_dict() for problem in problems], columns=columns))
+
+    def quarantine(self) -> list[Problem]:
+        """Return the lines of ``quarantine.csv``; none when it was not written."""
+        if not (self.path / "quarantine.csv").is_file():
+            return []
+        table = self.read_table("quarantine")
+        texts = [column for column in table.columns if column != "fatal"]
+        table[texts] = table[texts].fillna("").astype(str)
+        rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+        return [Problem(**{**row, "fatal": bool(row["fatal"])}) for row in rows]
+
+    def scores(self) -> pd.DataFrame:
+        """Return ``scores.csv``: a row a study and split."""
+        return self.read_table("scores")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics with their intervals."""
+        path = self.path / "metrics.json"
+        if not path.is_file():
+            raise _missing(path, self.path)
+        return _read_json(path)
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write ``metrics.json``."""
+        _write(self.path / "metrics.json", json.dumps(dict(metrics), indent=2, default=_plain) + "\n")
+
+    # Members
+
+    def member(self, name: str) -> Member:
+        """Return the member of a split, there or not."""
+        return Member(self.path / name)
+
+    @property
+    def members(self) -> list[Member]:
+        """Members that have been begun, ``fold-2`` before ``fold-10``."""
+        folders = [child for child in self.path.iterdir() if child.is_dir()] if self.path.is_dir() else []
+        begun = [Member(folder) for folder in folders if _is_member(folder)]
+        return sorted(begun, key=lambda member: [int(n) if n.isdigit() else n for n in re.split(r"(\d+)", member.name)])
+
+    def finished_members(self) -> list[Member]:
+        """Return the members whose weights can be used.
+
+        Raises
+        ------
+        RunError
+            When there is none.
+        """
+        finished = [member for member in self.members if member.finished]
+        if finished:
+            return finished
+        raise RunError(
+            "no member of this run has finished its training.",
+            remedy=f"Go on with `volrec train --resume {self.path}`.",
+            where=self.path,
+            code="no-member",
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training, its scores and its metrics are complete."""
+        return (self.path / "finished").is_file()
+
+    def finish(self) -> None:
+        """Mark the run as complete: from now on it is not overwritten."""
+        _write(self.path / "finished", "")
+
+    # Log and report
+
+    @property
+    def report_path(self) -> Path:
+        """``report.html``."""
+        return self.path / "report.html"
+
+    @contextmanager
+    def logging(self, level: int = logging.INFO) -> Iterator[None]:
+        """Append what volrec logs during the block to ``log.txt``."""
+        handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8", delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setLevel(level)
+        logger = logging.getLogger("volrec")
+        before = logger.level
+        logger.addHandler(handler)
+        if logger.getEffectiveLevel() > level:
+            logger.setLevel(level)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(before)
+            handler.close()
+
+
+def member_card(
+    config: TrainConfig,
+    *,
+    split: str,
+    task: str,
+    targets: Iterable[str],
+    classes: Iterable[str],
+    num_classes: int,
+    in_channels: int,
+    modality: str = "",
+    regression: Mapping[str, list[float]] | None = None,
+    data_signature: str = "",
+    **facts: Any,
+) -> dict[str, Any]:
+    """Return the card of a member: all that is needed to use its weights without the run.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Series choice, preprocessing, intensity, sampling, protocol and network are taken over.
+    split : str
+        Name of the split.
+    task, targets, classes
+        As in the cohort.
+    num_classes, in_channels : int
+        Outputs and input channels of the network.
+    modality : str
+        Of the training studies; a warning is given where another is scored.
+    regression : mapping, optional
+        ``{"mean": [...], "std": [...]}`` of the training targets, undone in the scores.
+    data_signature : str
+        Hash of the training studies.
+    **facts
+        More plain JSON facts (epoch, metric …).
+    """
+    whole = config.to_dict()
+    return {
+        "schema": CARD_SCHEMA,
+        "volrec": _version("volrec"),
+        "network": {**whole["network"], "num_classes": int(num_classes), "in_channels": int(in_channels)},
+        "task": task,
+        "targets": list(targets),
+        "classes": list(classes),
+        "regression": None if regression is None else {key: [float(v) for v in regression[key]] for key in regression},
+        "series": whole["data"]["series"],
+        "missing_slices": whole["data"]["missing_slices"],
+        "modality": modality,
+        "preprocess": whole["preprocess"],
+        "intensity": whole["intensity"],
+        "sampling": whole["sampling"],
+        "protocol": whole["protocol"],
+        "split": split,
+        "data_signature": data_signature,
+        **facts,
+    }
+
+
+def collect_versions() -> dict[str, Any]:
+    """Return the versions of Python, of the packages and of the source (git commit), and the platform."""
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        **{package: _version(package) for package in PACKAGES},
+        "git_commit": _git_commit(),
+    }
+    torch = sys.modules.get("torch")  # not worth importing for this alone
+    if torch is not None:
+        facts["device"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+        facts["threads"] = torch.get_num_threads()
+    return facts
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    source = Path(__file__).resolve().parents[1]
+    try:
+        git = ["git", "-C", str(source), "rev-parse", "--show-toplevel", "HEAD"]
+        top, commit = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.split("\n")[:2]
+        if Path(top).resolve() != source:  # an installed copy inside somebody's own repository
+            return None
+        state = subprocess.run(
+            ["git", "-C", str(source), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return f"{commit} (changed)" if state.strip() else commit
+
+
+def _is_member(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("weights.safetensors", "card.json", "last.ckpt", "history.csv"))
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> RunError:
+    if is_disk_full(error):
+        return RunError(
+            "it cannot be written: the disk is full.",
+            remedy="Make room, then go on with `volrec train --resume`.",
+            where=path,
+            code="disk-full",
+        )
+    return RunError(
+        f"it cannot be written ({error.strerror or error}).",
+        remedy="Choose a folder you may write to.",
+        where=path,
+        code="run-unwritable",
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _missing(path, path.parent) from None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"it cannot be read ({error}).", remedy="Restore it, or train again.", where=path, code="run-damaged"
+        ) from error
+    if not isinstance(content, dict):
+        raise RunError(
+            "it holds no keys and values.", remedy="Restore it, or train again.", where=path, code="run-damaged"
+        )
+    return content
+
+
+def _missing(path: Path, run: Path) -> RunError:
+    unfinished = path.name in {"scores.csv", "metrics.json"}
+    remedy = f"Finish it with `volrec train --resume {run}`." if unfinished else "Restore it, or train again."
+    return RunError("this part of the run is missing.", remedy=remedy, where=path, code="run-incomplete")
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy scalars and arrays into what JSON knows."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
