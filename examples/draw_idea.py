@@ -28,7 +28,9 @@ def arrow(x0: float, x1: float, y: float) -> str:
     return f'<path d="M{x0} {y}H{x1 - 7}" stroke="{INK}" stroke-width="2"/><path d="M{x1} {y}l-9 -5v10z" fill="{INK}"/>'
 
 
-def text(x: float, y: float, words: str, *, anchor: str = "middle", colour: str = INK, size: int = 14, bold: bool = False) -> str:
+def text(
+    x: float, y: float, words: str, *, anchor: str = "middle", colour: str = INK, size: int = 14, bold: bool = False
+) -> str:
     """A line of text."""
     weight = ' font-weight="600"' if bold else ""
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="{size}" fill="{colour}"{weight}>{words}</text>'
@@ -39,8 +41,8 @@ def draw() -> str:
     lesions = [0.0, 0.0, 0.05, 0.085, 0.1, 0.085, 0.05, 0.0]
     vessels = [(0.3 + 0.012 * step, 0.45 + 0.008 * step) for step in range(len(lesions))]
     body = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 270" font-family="system-ui, sans-serif">',
-        '<rect width="1000" height="270" fill="#ffffff"/>',
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1020 270" font-family="system-ui, sans-serif">',
+        '<rect width="1020" height="270" fill="#ffffff"/>',
     ]
     for step in reversed(range(len(lesions))):  # the stack: far slices first
         body.append(slice_at(30 + 9 * step, 130 - 11 * step, 90, lesion=lesions[step], vessel=vessels[step]))

@@ -50,7 +50,9 @@ def test_yaml_comes_back_as_it_was_written_with_reasons_as_comments(tmp_path: Pa
         }
     )
     path = tmp_path / "plan.yaml"
-    path.write_text(dump_yaml(config, {"preprocess.spacing": "median: of all", "network.name": "plain"}), encoding="utf-8")
+    path.write_text(
+        dump_yaml(config, {"preprocess.spacing": "median: of all", "network.name": "plain"}), encoding="utf-8"
+    )
     assert load_config(path) == config
     assert "# median: of all" in path.read_text(encoding="utf-8")
 

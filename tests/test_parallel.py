@@ -40,7 +40,9 @@ def test_errors_stay_with_their_item(jobs: int) -> None:
 def test_a_worker_that_dies_is_named_and_the_rest_is_done() -> None:
     outcomes = {
         outcome.item: outcome
-        for outcome in map_processes(work_or_die, range(12), jobs=2, description="squares", name=lambda item: f"study {item}")
+        for outcome in map_processes(
+            work_or_die, range(12), jobs=2, description="squares", name=lambda item: f"study {item}"
+        )
     }
     assert sorted(outcomes) == list(range(12))
     dead = outcomes.pop(4).error

@@ -76,22 +76,20 @@ def inspect(
 
     Example: `volrec inspect /data/ct --labels labels.csv`
     """
-    from volrec import api
+    from volrec import commands
 
-    return _finish(
-        api.inspect(
-            folder,
-            labels=labels,
-            target=target,
-            write=json,
-            sheet=None if no_sheet else sheet,
-            all_studies=all_studies,
-            jobs=jobs,
-            refresh=refresh,
-            console=_console(),
-        ),
-        say=False,
+    problems = commands.inspect(
+        folder,
+        labels=labels,
+        target=target,
+        write=json,
+        sheet=None if no_sheet else sheet,
+        all_studies=all_studies,
+        jobs=jobs,
+        refresh=refresh,
+        console=_console(),
     )
+    return _finish(problems, say=False)
 
 
 @app.command(group=LEARN)
@@ -112,19 +110,17 @@ def plan(
 
     Example: `volrec plan /data/ct --labels labels.csv --out plan.yaml`
     """
-    from volrec import api
+    from volrec import commands
 
     if keys or schema:
-        api.print_schema(_console(), as_json=schema)
+        commands.schema(_console(), as_json=schema)
         return OK
-    if folder is None and config is None:
-        raise VolrecError("no folder was given.", remedy="Say `volrec plan FOLDER --labels labels.csv`.")
-    made = api.plan(folder, labels=labels, target=target, config=config, overrides=_pairs(set_))
-    made.write(out)
-    console = _console()
-    console.print(made.text(), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Written to {out}. Next: volrec train --config {out}", markup=False)
-    return _finish(made.problems)
+    overrides = _pairs(set_)
+    return _finish(
+        commands.plan(
+            folder, labels=labels, target=target, config=config, overrides=overrides, out=out, console=_console()
+        )
+    )
 
 
 @app.command(group=LEARN)
@@ -157,9 +153,8 @@ def train(
         volrec train --config plan.yaml --folds 5
         volrec train --resume runs/c3d-label
     """
-    from volrec import api
+    from volrec import commands
 
-    console = _console()
     overrides = _pairs(set_)
     for key, value in {
         "split.folds": folds,
@@ -172,18 +167,18 @@ def train(
     }.items():
         if value is not None:
             overrides.setdefault(key, value)
-    if resume is not None:
-        run = api.resume(resume)
-    else:
-        if folder is None and config is None:
-            raise VolrecError("no folder was given.", remedy="Say `volrec train FOLDER --labels labels.csv`.")
-        run = api.train(
-            config, folder=folder, labels=labels, target=target, out=out, overrides=overrides, console=console
+    return _finish(
+        commands.train(
+            folder,
+            labels=labels,
+            target=target,
+            config=config,
+            overrides=overrides,
+            out=out,
+            resume=resume,
+            console=_console(),
         )
-    if run is None:  # another process of the same training wrote it
-        return OK
-    api.print_run(run, console)
-    return _finish(run.problems)
+    )
 
 
 @app.command(group=USE)
@@ -198,10 +193,9 @@ def evaluate(
 
     Example: `volrec evaluate runs/c3d-label /data/hospital-b --labels b.csv`
     """
-    from volrec import api
+    from volrec import commands
 
-    problems = api.evaluate(run, folder, labels=labels, out=out, console=_console())
-    return _finish(problems)
+    return _finish(commands.evaluate(run, folder, labels=labels, out=out, console=_console()))
 
 
 @app.command(group=USE)
@@ -218,10 +212,9 @@ def predict(
 
     Example: `volrec predict runs/c3d-label /data/new --out scores.csv`
     """
-    from volrec import api
+    from volrec import commands
 
-    problems = api.predict(run, folder, out=out, device=device, console=_console())
-    return _finish(problems)
+    return _finish(commands.predict(run, folder, out=out, device=device, console=_console()))
 
 
 @app.command(group=TRY)
@@ -237,9 +230,9 @@ def demo(
 
     Example: `volrec demo`
     """
-    from volrec import api
+    from volrec import commands
 
-    return _finish(api.demo(out, seed=seed, console=_console()))
+    return _finish(commands.demo(out, seed=seed, console=_console()))
 
 
 @app.command(group=TRY)
@@ -260,9 +253,9 @@ def phantom(
 
     Example: `volrec phantom phantoms/nodule --task nodule --studies 100`
     """
-    from volrec import api
+    from volrec.api import make_phantoms
 
-    folder = api.make_phantoms(
+    folder = make_phantoms(
         out, task=task, studies=studies, seed=seed, size=size, slices=slices, tilt=tilt, vary_spacing=vary_spacing
     )
     _console().print(
@@ -281,9 +274,9 @@ def models(
 
     Examples: `volrec models`, `volrec models c3d`
     """
-    from volrec import api
+    from volrec import commands
 
-    api.print_models(name, _console())
+    commands.models(name, _console())
     return OK
 
 

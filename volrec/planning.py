@@ -146,7 +146,9 @@ def fingerprint(cohort: Cohort, *, slice_axis: str = "acquired", accelerator: st
     )
 
 
-def make_plan(cohort: Cohort, given: Mapping[str, Any], *, facts: Fingerprint | None = None) -> PlanResult:
+def make_plan(
+    cohort: Cohort, given: Mapping[str, Any], *, accelerator: str = "auto", facts: Fingerprint | None = None
+) -> PlanResult:
     """Derive a complete configuration.
 
     Parameters
@@ -156,6 +158,8 @@ def make_plan(cohort: Cohort, given: Mapping[str, Any], *, facts: Fingerprint | 
     given : mapping
         Sections that the user wrote, as nested plain values: a section that is there is obeyed as it stands, one that
         is missing is planned.
+    accelerator : str
+        Device kind that the plan is for; ``auto`` takes the one at hand.
     facts : Fingerprint, optional
         Collected already.
 
@@ -172,7 +176,7 @@ def make_plan(cohort: Cohort, given: Mapping[str, Any], *, facts: Fingerprint | 
     else:
         axis = _slice_axis(cohort, reasons)
     if facts is None:
-        facts = fingerprint(cohort, slice_axis=axis, accelerator=trainer.get("accelerator", "auto"))
+        facts = fingerprint(cohort, slice_axis=axis, accelerator=trainer.get("accelerator", accelerator))
 
     data = dict(values.get("data", {}))
     data["task"] = cohort.task

@@ -1,0 +1,246 @@
+"""What each command does with the API and what it tells on the terminal; `cli` only parses arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volrec import api
+from volrec.errors import LabelsError, Problem, RunError
+from volrec.report import terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from volrec.api import Plan, Run
+
+__all__ = ["demo", "evaluate", "inspect", "models", "plan", "predict", "schema", "train"]
+
+
+def inspect(
+    folder: Path,
+    *,
+    labels: Path | None,
+    target: Sequence[str] | None,
+    write: Path | None,
+    sheet: Path | None,
+    all_studies: bool,
+    jobs: int,
+    refresh: bool,
+    console: Console,
+) -> list[Problem]:
+    """Print, write and draw what is in a folder; return its problems."""
+    from volrec.config import DataConfig
+    from volrec.data.labels import join
+    from volrec.report.inspect import render_cohort, render_index
+
+    found = api.index(folder, jobs=jobs, refresh=refresh)
+    render_index(found, console, all_studies=all_studies)
+    problems = list(found.problems)
+    if labels is not None:
+        cohort = join(found, labels, DataConfig(target=list(target or ())))
+        render_cohort(cohort, console)
+        problems += [problem for problem in cohort.problems if problem not in problems]
+    if write is not None:
+        found.write(write)
+        _say(console, f"Index written to {write}.")
+    if sheet is not None and found.studies:
+        from volrec.report.contact_sheet import contact_sheet
+
+        contact_sheet(found, sheet)
+        _say(console, f"Contact sheet written to {sheet}.")
+    if not found.studies:
+        raise LabelsError(
+            f"no study of {folder} can be used.",
+            remedy="The reasons are listed above.",
+            code="no-usable-study",
+        )
+    return problems
+
+
+def plan(
+    folder: Path | None,
+    *,
+    labels: Path | None,
+    target: Sequence[str] | None,
+    config: str | None,
+    overrides: Mapping[str, Any],
+    out: Path,
+    console: Console,
+) -> list[Problem]:
+    """Derive a plan, print and write it; return what was quarantined."""
+    made = api.plan(folder, labels=labels, target=target, config=config, overrides=overrides)
+    made.write(out)
+    _tell(made, console)
+    console.print(made.text(), markup=False, highlight=False, soft_wrap=True)
+    _say(console, f"Written to {out}. Edit it, then: volrec train --config {out}")
+    return list(made.problems)
+
+
+def train(
+    folder: Path | None,
+    *,
+    labels: Path | None,
+    target: Sequence[str] | None,
+    config: str | None,
+    overrides: Mapping[str, Any],
+    out: Path | None,
+    resume: Path | None,
+    console: Console,
+) -> list[Problem]:
+    """Train or go on training; print metrics and where the report is."""
+
+    def announce(made: Plan, destination: Path) -> None:
+        _tell(made, console)
+        chosen = made.config
+        _say(
+            console,
+            f"Plan: {chosen.network.name} (width {chosen.network.width:g}) on clips of {chosen.sampling.clip_length} slices, "
+            f"canvas {_sizes(chosen.preprocess.canvas)}, batch {chosen.optim.batch_size}, "
+            f"at most {chosen.trainer.epochs} epochs; reasons in {destination / 'config.yaml'}",
+        )
+
+    if resume is not None:
+        run = api.resume(resume)
+    else:
+        run = api.train(
+            config, folder=folder, labels=labels, target=target, out=out, overrides=overrides, announce=announce
+        )
+    if run is None:  # another process of the same training tells
+        return []
+    _show(run, console)
+    return run.problems
+
+
+def evaluate(
+    run: Path, folder: Path | None, *, labels: Path | None, out: Path | None, console: Console
+) -> list[Problem]:
+    """Print metrics with intervals and write them where asked."""
+    metrics, problems = api.evaluate_run(api.load(run), folder, labels=labels)
+    shown = f"{run} on {folder}" if folder is not None else f"{run}, its own test studies"
+    terminal.print_metrics(metrics, console, title=shown)
+    if out is not None:
+        from volrec.files import write_atomically
+
+        write_atomically(out, json.dumps(metrics, indent=2) + "\n")
+        _say(console, f"Written to {out}.")
+    return problems
+
+
+def predict(run: Path, folder: Path, *, out: Path, device: str, console: Console) -> list[Problem]:
+    """Score a folder and write one row a study."""
+    table = api.load(run).predict(folder, device=device)
+    problems = [Problem(**problem) for problem in table.attrs.pop("problems")]
+    if table.empty:
+        first = next((problem for problem in problems if problem.fatal), None)
+        raise RunError(
+            f"no study of {folder} could be scored" + (f": {first.reason}" if first else "."),
+            remedy=first.remedy if first else "`volrec inspect` says what is in it.",
+            code="no-usable-study",
+        )
+    from volrec.files import write_atomically
+
+    text = table.to_json(orient="records", indent=2) if out.suffix == ".json" else table.to_csv(index=False)
+    write_atomically(out, text)
+    _say(console, f"{len(table)} studies scored, written to {out}.")
+    return problems
+
+
+def demo(out: Path, *, seed: int, console: Console) -> list[Problem]:
+    """Run the demonstration and print its table."""
+    from volrec.demo import run_demo
+
+    return run_demo(out, seed=seed, console=console)
+
+
+def models(name: str | None, console: Console) -> None:
+    """Print the zoo, or one network in full."""
+    from volrec import networks
+
+    names = networks.list_networks(name) if name and any(sign in name for sign in "*?[") else None
+    if name is None or names is not None:
+        rows = []
+        for each in names if names is not None else networks.list_networks():
+            facts = networks.describe(each)
+            rows.append(
+                (
+                    each,
+                    f"{facts['paper']}",
+                    f"{facts['parameters'] / 1e6:.1f} M",
+                    f"{facts['gmacs']:.1f}",
+                    " x ".join(map(str, facts["clip"])),
+                    " x ".join(map(str, facts["smallest"])),
+                    "yes" if facts["slicewise"] else "no",
+                    ", ".join(facts["options"]),
+                )
+            )
+        headings = ("name", "paper", "parameters", "GMAC", "clip C x T x H x W", "smallest", "slicewise", "options")
+        terminal.print_rows(headings, rows, console)
+        _say(
+            console,
+            "One in full: volrec models NAME. Parameters and cost are those of the paper's network at its own clip.",
+        )
+        return
+    facts = networks.describe(name)
+    _say(console, f"{name}: {facts['title']}\n{facts['paper']}\n{facts['summary']}\n")
+    _say(
+        console,
+        f"{facts['parameters']:,} parameters, {facts['gmacs']:.2f} GMAC at {' x '.join(map(str, facts['clip']))}",
+    )
+    _say(
+        console,
+        f"smallest clip (T, H, W): {' x '.join(map(str, facts['smallest']))}; slicewise: {facts['slicewise']}\n",
+    )
+    layers = [
+        (layer["name"], layer["kind"], " x ".join(map(str, layer["output"])), f"{layer['parameters']:,}")
+        for layer in facts["layers"]
+    ]
+    terminal.print_rows(("layer", "kind", "output", "parameters"), layers, console, title="Layers (faithful)")
+    options = [
+        (key, value["default"], value["paper"], value["allowed"], value["meaning"])
+        for key, value in facts["options"].items()
+    ]
+    terminal.print_rows(("option", "default", "paper", "values", "meaning"), options, console, title="Options")
+    for ambiguity in facts["ambiguities"]:
+        _say(console, f"* {ambiguity}")
+
+
+def schema(console: Console, *, as_json: bool) -> None:
+    """Print every key of a plan with its meaning, or the JSON schema."""
+    if as_json:
+        from volrec.config import json_schema
+
+        console.print(json.dumps(json_schema(), indent=2), markup=False, highlight=False, soft_wrap=True)
+    else:
+        terminal.print_keys(console)
+
+
+def _tell(made: Plan, console: Console) -> None:
+    for note in made.notes:
+        _say(console, note)
+    if made.facts is not None:
+        facts = made.facts
+        spacing = " x ".join(f"{spread.median:.3g}" for spread in facts.spacing)
+        size = " x ".join(f"{spread.median:.0f}" for spread in facts.size)
+        _say(
+            console,
+            f"{facts.studies} studies of {facts.patients} patients, {facts.modality}, "
+            f"median {size} voxels of {spacing} mm (T, H, W); {facts.device}",
+        )
+
+
+def _show(run: Run, console: Console) -> None:
+    from volrec.report.html import headline
+
+    _say(console, headline(run.folder))
+    _say(console, f"Run: {run.path}\nReport: {run.report.resolve().as_uri()}")
+
+
+def _sizes(sizes: Sequence[int | None] | None) -> str:
+    return " x ".join("own" if size is None else str(size) for size in sizes) if sizes else "as it is"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
