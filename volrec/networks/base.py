@@ -115,7 +115,7 @@ class SequenceNetwork(nn.Module):
         if any(have < need for have, need in zip(size, self.smallest, strict=True)):
             raise ConfigError(
                 f"{name} reads clips from {_triple(self.smallest)} up, got {_triple(size)}.",
-                remedy="Use longer clips or a larger canvas, or another network (`volrec models` lists smallest clips).",
+                remedy="Use longer clips or a larger canvas, or another network (`volrec models` lists them).",
                 code="input-size",
             )
 

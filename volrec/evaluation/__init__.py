@@ -1,0 +1,25 @@
+"""Metrics with intervals: functions of scores and labels, nothing else.
+
+`evaluate_scores` turns a score table into numbers with bootstrap intervals over patients; `study_metric` is the one
+number that training watches; the ``*_points`` functions feed the plots.
+"""
+
+from __future__ import annotations
+
+from volrec.evaluation.curves import calibration_points, confusion, pr_points, roc_points
+from volrec.evaluation.metrics import default_metric, higher_is_better, metric_names, study_metric
+from volrec.evaluation.tables import evaluate_scores, read_columns, score_columns
+
+__all__ = [
+    "calibration_points",
+    "confusion",
+    "default_metric",
+    "evaluate_scores",
+    "higher_is_better",
+    "metric_names",
+    "pr_points",
+    "read_columns",
+    "roc_points",
+    "score_columns",
+    "study_metric",
+]
