@@ -142,13 +142,14 @@ def test_an_empty_folder_and_one_without_images_are_errors(tmp_path: Path, capsy
     assert ".dcm" in text
 
 
+TWELVE: dict[str, object] = {f"case{number:02d}": number % 2 for number in range(12)}
 LABELS: list[tuple[str, Callable[[Path], Path], list[str], int, str]] = [
     ("wrong columns", lambda f: write_labels(f / "l.csv", {"case00": 0}, column="name"), [], 2, "name"),
     ("no target column", lambda f: write_labels(f / "l.csv", {"case00": 0}), ["--target", "lable"], 2, "label"),
-    ("one class only", lambda f: write_labels(f / "l.csv", {f"case{i:02d}": 1 for i in range(12)}), [], 2, "one class"),
+    ("one class only", lambda f: write_labels(f / "l.csv", dict.fromkeys(TWELVE, 1)), [], 2, "one class"),
     ("missing file", lambda f: f / "none.csv", [], 2, "none.csv"),
-    ("unknown study", lambda f: write_labels(f / "l.csv", {f"case{i:02d}": i % 2 for i in range(12)} | {"x9": 1}), [], 3, "x9"),
-    ("NaN label", lambda f: write_labels(f / "l.csv", {f"case{i:02d}": i % 2 if i else "nan" for i in range(12)}), [], 3, "case00"),
+    ("unknown study", lambda f: write_labels(f / "l.csv", TWELVE | {"x9": 1}), [], 3, "x9"),
+    ("NaN label", lambda f: write_labels(f / "l.csv", TWELVE | {"case00": "nan"}), [], 3, "case00"),
 ]  # fmt: skip
 
 

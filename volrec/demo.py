@@ -139,9 +139,8 @@ def _print(runs: Mapping[tuple[str, str], Any], out: Path, seconds: float, conso
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    say(
-        "A bleed shows in one slice: both networks find it. A nodule and a tapering vessel show the same discs, slice by slice:"
-    )
+    say("A bleed shows in one slice: both networks find it.")
+    say("A nodule and a tapering vessel show the same discs, slice by slice:")
     say("only the network that reads slices as time can tell them apart. That is what volrec is for.")
     say(f"\nReport: {(out / 'runs' / 'nodule-c3d' / 'report.html').resolve().as_uri()}")
     say(f"Everything is in {out} ({seconds:.0f} s). Next, on your own studies:")
