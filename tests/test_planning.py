@@ -1,0 +1,155 @@
+"""The plan: what it derives from a fingerprint, what it leaves to the user, and that it says why."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from volrec.planning import SAME_SPACING, VOXEL_BUDGET, Fingerprint, Spread, make_plan
+
+
+def spread(*values: float) -> Spread:
+    return Spread.of(values)
+
+
+def facts(
+    size: tuple[Spread, Spread, Spread],
+    spacing: tuple[Spread, Spread, Spread],
+    *,
+    modality: str = "CT",
+    device: str = "cpu",
+    studies: int = 200,
+    share: float = 0.5,
+    task: str = "binary",
+) -> Fingerprint:
+    return Fingerprint(
+        studies, studies, task, share, modality, {"axial": studies}, size, spacing, (0, 1, 2), device, 24.0, 2
+    )
+
+
+def cohort(task: str = "binary", orientations: tuple[str, ...] = ("axial",), thickness: float = 5.0) -> SimpleNamespace:
+    cases = [
+        SimpleNamespace(
+            study=f"s{number}",
+            patient=f"p{number}",
+            target=np.array([number % 2], np.float32),
+            series=SimpleNamespace(orientation=orientations[number % len(orientations)], spacing=(thickness, 1.0, 1.0)),
+        )
+        for number in range(20)
+    ]
+    return SimpleNamespace(
+        cases=tuple(cases),
+        task=task,
+        targets=("label",),
+        classes=("0", "1"),
+        notes=("task: binary (0/1)",),
+        problems=(),
+    )
+
+
+HEAD_CT = facts((spread(32, 36), spread(512), spread(512)), (spread(4.8, 5.0), spread(0.45), spread(0.45)))
+CHEST_CT = facts((spread(300, 500), spread(512), spread(512)), (spread(0.7, 1.0), spread(0.6, 0.9), spread(0.6, 0.9)))
+SMALL_MR = facts(
+    (spread(40, 48), spread(50, 60), spread(40, 47)), (spread(1.0), spread(1.0), spread(1.0)), modality="MR"
+)
+
+
+@pytest.mark.parametrize("fingerprint", [HEAD_CT, CHEST_CT, SMALL_MR], ids=["head", "chest", "small"])
+def test_a_whole_study_fits_the_budget_and_its_extent_is_kept(fingerprint: Fingerprint) -> None:
+    config = make_plan(cohort(), {}, facts=fingerprint).config
+    canvas = config.preprocess.canvas
+    assert canvas is not None
+    voxels = math.prod(size or 1 for size in canvas)
+    assert voxels <= 1.35 * VOXEL_BUDGET["cpu"]  # rounding up to multiples of 4 and 8
+    spacing = config.preprocess.spacing or [each.median for each in fingerprint.spacing]
+    for size, step, extent, own in zip(canvas, spacing, fingerprint.size, fingerprint.spacing, strict=True):
+        assert size is not None and step is not None
+        assert size * step >= extent.maximum * own.median * 0.98
+
+
+def test_thick_slices_are_not_resampled_away() -> None:
+    config = make_plan(cohort(), {}, facts=HEAD_CT).config
+    assert config.preprocess.spacing is not None
+    assert config.preprocess.spacing[0] == pytest.approx(4.9)
+    assert config.preprocess.canvas is not None and config.preprocess.canvas[0] == 36
+    assert config.intensity.windows == ["brain", "subdural", "bone"]
+
+
+def test_small_volumes_of_one_spacing_stay_as_they_are() -> None:
+    result = make_plan(cohort(), {}, facts=SMALL_MR)
+    assert result.config.preprocess.spacing is None
+    assert result.config.preprocess.canvas == (48, 64, 48)
+    assert result.config.sampling.clip_length == 48
+    assert result.config.intensity.kind in {"zscore", "percentile"}
+    assert "MR" in result.reasons["intensity.kind"]
+
+
+def test_what_the_user_wrote_is_obeyed_and_what_is_missing_is_planned() -> None:
+    given_sections = {
+        "preprocess": {"canvas": [16, 32, 32]},
+        "network": {"name": "slice-mean"},
+        "trainer": {"epochs": 3},
+    }
+    result = make_plan(cohort(), given_sections, facts=CHEST_CT)
+    assert result.config.preprocess.canvas == (16, 32, 32)
+    assert result.config.preprocess.spacing is None
+    assert result.config.sampling.clip_length == 16
+    assert result.config.network.name == "slice-mean"
+    assert result.config.trainer.epochs == 3
+    assert "preprocess.canvas" not in result.reasons
+
+
+def test_rare_classes_weigh_more() -> None:
+    rare = facts(SMALL_MR.size, SMALL_MR.spacing, share=0.1)
+    assert make_plan(cohort(), {}, facts=rare).config.data.balance == "loss"
+    assert make_plan(cohort(), {}, facts=SMALL_MR).config.data.balance == "none"
+
+
+@pytest.mark.parametrize(("thickness", "axis"), [(5.0, "acquired"), (1.2, "axial")])
+def test_mixed_orientations(thickness: float, axis: str) -> None:
+    mixed = cohort(orientations=("axial", "axial", "coronal"), thickness=thickness)
+    result = make_plan(mixed, {}, facts=SMALL_MR)
+    assert result.config.preprocess.slice_axis == axis
+    assert "axial 14, coronal 6" in result.reasons["preprocess.slice_axis"]
+
+
+def test_every_section_has_a_reason() -> None:
+    reasons = make_plan(cohort(), {}, facts=HEAD_CT).reasons
+    sections = {key.split(".")[0] for key in reasons}
+    assert sections >= {
+        "data",
+        "split",
+        "preprocess",
+        "intensity",
+        "sampling",
+        "augment",
+        "network",
+        "optim",
+        "trainer",
+    }
+    assert all(reason and "\n" not in reason for reason in reasons.values())
+
+
+sizes = st.tuples(*[st.integers(3, 700) for _ in range(3)])
+spacings = st.tuples(*[st.floats(0.2, 10.0) for _ in range(3)])
+
+
+@given(first=sizes, second=sizes, near=spacings, far=spacings, device=st.sampled_from(["cpu", "cuda"]))
+@settings(max_examples=60, deadline=None)
+def test_any_geometry_gives_a_plan_within_the_budget(
+    first: tuple[int, ...], second: tuple[int, ...], near: tuple[float, ...], far: tuple[float, ...], device: str
+) -> None:
+    size = tuple(spread(a, b) for a, b in zip(first, second, strict=True))
+    spacing = tuple(spread(a, b) for a, b in zip(near, far, strict=True))
+    config = make_plan(cohort(), {}, facts=facts(size, spacing, device=device)).config  # type: ignore[arg-type]
+    canvas = config.preprocess.canvas
+    assert canvas is not None
+    # Rounding up adds at most 3, 7 and 7 voxels to the three sides.
+    exact = [max(1, (side or 1) - margin) for side, margin in zip(canvas, (7, 15, 15), strict=True)]
+    assert math.prod(exact) <= VOXEL_BUDGET[device] * SAME_SPACING**3
+    assert config.sampling.clip_length <= 128
