@@ -375,14 +375,14 @@ def member_card(
     task: str,
     targets: Iterable[str],
     classes: Iterable[str],
-    num_classes: int,
-    in_channels: int,
     modality: str = "",
     regression: Mapping[str, list[float]] | None = None,
     data_signature: str = "",
     **facts: Any,
 ) -> dict[str, Any]:
     """Return the card of a member: all that is needed to use its weights without the run.
+
+    The arguments that rebuild the network, checksums and versions are added by `volrec.weights.save_weights`.
 
     Parameters
     ----------
@@ -392,8 +392,6 @@ def member_card(
         Name of the split.
     task, targets, classes
         As in the cohort.
-    num_classes, in_channels : int
-        Outputs and input channels of the network.
     modality : str
         Of the training studies; a warning is given where another is scored.
     regression : mapping, optional
@@ -406,8 +404,7 @@ def member_card(
     whole = config.to_dict()
     return {
         "schema": CARD_SCHEMA,
-        "volrec": _version("volrec"),
-        "network": {**whole["network"], "num_classes": int(num_classes), "in_channels": int(in_channels)},
+        "network": whole["network"],
         "task": task,
         "targets": list(targets),
         "classes": list(classes),

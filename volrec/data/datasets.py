@@ -42,7 +42,7 @@ class Draw(NamedTuple):
     """
 
     epoch: int
-    index: int
+    study: int
     repeat: int = 0
 
 
@@ -141,13 +141,13 @@ class ClipDataset(_Studies):
 
     def __getitem__(self, item: int | Draw) -> dict[str, Any]:
         draw = item if isinstance(item, Draw) else Draw(self.epoch, int(item))
-        entry = self.entries[draw.index]
+        entry = self.entries[draw.study]
         try:
             volume = self.store.open(entry)
-            slices = self.draw(draw.index, volume.shape[0], epoch=draw.epoch, repeat=draw.repeat)
-            return self._sample(draw.index, volume, slices)
+            slices = self.draw(draw.study, volume.shape[0], epoch=draw.epoch, repeat=draw.repeat)
+            return self._sample(draw.study, volume, slices)
         except Exception as error:  # noqa: BLE001 - one bad study never stops a training
-            return self._failed(draw.index, error, (self.sampling.clip_length, *entry.shape[1:]))
+            return self._failed(draw.study, error, (self.sampling.clip_length, *entry.shape[1:]))
 
 
 class StudyDataset(_Studies):

@@ -1,0 +1,331 @@
+"""One network, or several, applied to whole studies of any length in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from volrec.config import IntensityConfig, ProtocolConfig, SamplingConfig
+from volrec.data.entries import StoredVolume, study_quantiles
+from volrec.errors import ConfigError, DataError
+from volrec.inference.consensus import inverse_link, link, pool
+from volrec.networks.base import SlicewiseNetwork
+from volrec.transforms.clips import protocol_clips
+from volrec.transforms.intensity import BatchIntensity
+
+__all__ = ["Ensemble", "Predictor", "StudyScore", "best_device"]
+
+BUDGET = 1 << 23
+"""Input voxels (B·C·T'·H·W) of one pass through a network: 32 MB in float32."""
+AXES = {"T": -3, "H": -2, "W": -1}
+
+Precision = Literal["auto", "32", "16", "bf16"]
+
+
+@dataclass(frozen=True, eq=False)
+class StudyScore:
+    """What one study got.
+
+    Attributes
+    ----------
+    scores : ndarray
+        (K',) float64: probability of the positive class (binary, one value), of each class (multiclass), of each label
+        (multilabel), or values in the targets' own units (regression).
+    logits : ndarray
+        (K',) float64: the same before sigmoid or softmax; standardised values (regression).
+    clips : int
+        Clips that were pooled.
+    per_slice : ndarray, optional
+        (T, K') float64: scores of every slice alone, NaN for slices in no clip; of slicewise networks, when asked for.
+    """
+
+    scores: np.ndarray
+    logits: np.ndarray
+    clips: int
+    per_slice: np.ndarray | None = None
+
+
+class Predictor:
+    """Score whole studies with one network by the protocol.
+
+    The network is put in evaluation mode for each study and left as it was; nothing is drawn. A slicewise network
+    encodes each slice once, however clips overlap.
+
+    Parameters
+    ----------
+    network : nn.Module
+        (B, C, T', H, W) to logits (B, K).
+    intensity : IntensityConfig
+        How voxel values become network input.
+    sampling : SamplingConfig
+        Clip length, stride, and the mode it was trained with.
+    protocol : ProtocolConfig
+        Clips, overlap, consensus, stage, flips.
+    task : str
+        ``binary``, ``multiclass``, ``multilabel`` or ``regression``.
+    device : torch device or str, optional
+        Where to compute (the network is moved there); None: where it is.
+    precision : {"32", "auto", "16", "bf16"}
+        Arithmetic; ``auto`` is mixed on CUDA and float32 elsewhere.
+    regression_scaling : mapping, optional
+        ``mean`` and ``std`` (K,) of the training targets, undone in the scores.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        intensity: IntensityConfig,
+        sampling: SamplingConfig,
+        protocol: ProtocolConfig,
+        task: str,
+        device: torch.device | str | None = None,
+        precision: Precision = "32",
+        regression_scaling: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        self.network = network if device is None else network.to(device)
+        self.intensity = BatchIntensity(intensity.kind, windows=intensity.windows, percentiles=intensity.percentiles)
+        self.sampling = sampling
+        self.protocol = protocol
+        self.task = task
+        self.precision = precision
+        self.scaling = None
+        if regression_scaling is not None:
+            mean, std = (np.asarray(regression_scaling[key], dtype=np.float64).reshape(-1) for key in ("mean", "std"))
+            self.scaling = mean, std
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is now."""
+        return next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
+
+    def score(
+        self,
+        volume: StoredVolume | np.ndarray | Tensor,
+        quantiles: np.ndarray | Tensor | None = None,
+        *,
+        per_slice: bool = False,
+    ) -> StudyScore:
+        """Score one study.
+
+        Parameters
+        ----------
+        volume : StoredVolume, array or tensor
+            (T, H, W), or (1, T, H, W). Of a `StoredVolume` only the slices of the clips at hand are read.
+        quantiles : array or tensor, optional
+            (1001,) of the study; None takes the stored ones, or those of the array.
+        per_slice : bool
+            Add the score of every slice alone (slicewise networks).
+
+        Raises
+        ------
+        DataError
+            When the volume is no (T, H, W), or the network gives a value that is no number.
+        ConfigError
+            When the network cannot read clips of this size.
+        """
+        read, shape, own = _reader(volume, quantiles)
+        clips = protocol_clips(
+            shape[0],
+            clip_length=self.sampling.clip_length,
+            stride=self.sampling.stride,
+            clips=self.protocol.clips,
+            overlap=self.protocol.overlap,
+            mode=self.sampling.train,
+        )
+        slices: np.ndarray | None = None
+        with _evaluating(self.network), torch.inference_mode(), self._autocast():
+            table = torch.as_tensor(np.asarray(own, dtype=np.float32)).to(self.device)[None]
+            if isinstance(self.network, SlicewiseNetwork):
+                outputs, slices = self._by_slice(self.network, read, shape, clips, table, per_slice=per_slice)
+            else:
+                outputs = self._by_clip(read, shape, clips, table)
+        if not np.isfinite(outputs).all():
+            raise DataError(
+                "the network gives values that are no numbers (NaN or infinite).",
+                remedy="Look at the study's intensities, or score with precision 32.",
+                code="not-finite",
+            )
+        scores, logits = pool(outputs, task=self.task, consensus=self.protocol.consensus, stage=self.protocol.stage)
+        if slices is not None:
+            slices = self._unscaled(link(slices, self.task))
+        return StudyScore(self._unscaled(scores), logits, len(clips), slices)
+
+    def _unscaled(self, scores: np.ndarray) -> np.ndarray:
+        return scores if self.scaling is None else scores * self.scaling[1] + self.scaling[0]
+
+    def _by_clip(self, read: _Read, shape: tuple[int, ...], clips: list[np.ndarray], table: Tensor) -> np.ndarray:
+        """Return the logits (clips, views, K) of a network that reads clips."""
+        views = self._views()
+        outputs: list[np.ndarray] = []
+        for part in _portions(clips, self._fitting(len(clips[0]) * shape[1] * shape[2])):
+            images = self._input(np.stack([read(clip) for clip in part]), table.expand(len(part), -1))
+            logits = [self.network(images.flip(axes) if axes else images) for axes in views]
+            outputs.append(_to_numpy(torch.stack(logits, dim=1)))
+        return np.concatenate(outputs)
+
+    def _by_slice(
+        self,
+        network: SlicewiseNetwork,
+        read: _Read,
+        shape: tuple[int, ...],
+        clips: list[np.ndarray],
+        table: Tensor,
+        *,
+        per_slice: bool,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the logits (clips, views, K), and of each slice alone (T, K), of a slicewise network."""
+        length = len(clips[0])
+        network.check_input(torch.empty((1, self.intensity.channels, length, *shape[1:]), device="meta"))
+        wanted = np.unique(np.concatenate(clips))
+        # A mirror along T changes the order of the features only; one in plane has to be encoded anew.
+        in_plane = sorted({tuple(axis for axis in axes if axis != AXES["T"]) for axes in self._views()})
+        encoded: dict[tuple[int, ...], list[Tensor]] = {axes: [] for axes in in_plane}
+        for part in _portions(list(wanted), self._fitting(shape[1] * shape[2])):
+            images = self._input(read(np.asarray(part))[None], table)[0].transpose(0, 1)
+            for axes in in_plane:
+                encoded[axes].append(network.encode_slices(images.flip(axes) if axes else images))
+        features = {axes: torch.cat(parts) for axes, parts in encoded.items()}
+        places = torch.as_tensor(np.searchsorted(wanted, np.stack(clips)), device=self.device)
+        outputs = []
+        for axes in self._views():
+            own = features[tuple(axis for axis in axes if axis != AXES["T"])]
+            order = places.flip(1) if AXES["T"] in axes else places
+            rows = [network.aggregate(own[clip][None]) for clip in order]
+            outputs.append(_to_numpy(torch.cat(rows)))
+        slices = None
+        if per_slice:
+            logits = _to_numpy(network.slice_logits(features[()][None])[0])
+            slices = np.full((shape[0], logits.shape[1]), np.nan)
+            slices[wanted] = logits
+        return np.stack(outputs, axis=1), slices
+
+    def _input(self, voxels: np.ndarray, table: Tensor) -> Tensor:
+        """Return network input (B, C, T', H, W) of stored voxels (B, T', H, W)."""
+        return self.intensity(torch.from_numpy(voxels).to(self.device)[:, None], table)
+
+    def _fitting(self, voxels: int) -> int:
+        return max(1, BUDGET // (voxels * self.intensity.channels))
+
+    def _views(self) -> list[tuple[int, ...]]:
+        """Return the axes mirrored in each view, the unchanged one first."""
+        axes = [AXES[axis] for axis in sorted(set(self.protocol.flips), key=list(AXES).index)]
+        return [chosen for size in range(len(axes) + 1) for chosen in combinations(axes, size)]
+
+    def _autocast(self) -> Any:
+        kind = self.device.type
+        if self.precision == "32" or (self.precision == "auto" and kind != "cuda"):
+            return nullcontext()
+        half = torch.float16 if self.precision == "16" else torch.bfloat16
+        if self.precision == "auto" and not torch.cuda.is_bf16_supported():
+            half = torch.float16
+        return torch.autocast(kind, dtype=half)
+
+
+class Ensemble:
+    """Several predictors as one: the mean of their scores.
+
+    Parameters
+    ----------
+    members : sequence of Predictor
+        Of the same task and outputs.
+    """
+
+    def __init__(self, members: Sequence[Predictor]) -> None:
+        if not members:
+            raise ConfigError("an ensemble needs at least one member, got none.", code="ensemble")
+        self.members = tuple(members)
+        self.task = members[0].task
+
+    def score(
+        self,
+        volume: StoredVolume | np.ndarray | Tensor,
+        quantiles: np.ndarray | Tensor | None = None,
+        *,
+        per_slice: bool = False,
+    ) -> StudyScore:
+        """Score one study with each member; see `Predictor.score`."""
+        found = [member.score(volume, quantiles, per_slice=per_slice) for member in self.members]
+        if len(found) == 1:
+            return found[0]
+        scores = np.mean([one.scores for one in found], axis=0)
+        regression = self.task == "regression"
+        logits = np.mean([one.logits for one in found], axis=0) if regression else inverse_link(scores, self.task)
+        slices = [one.per_slice for one in found if one.per_slice is not None]
+        return StudyScore(scores, logits, found[0].clips, np.mean(slices, axis=0) if slices else None)
+
+
+def best_device(accelerator: str = "auto") -> torch.device:
+    """Return the device for scoring: as asked for, or the best there is.
+
+    Raises
+    ------
+    ConfigError
+        When the accelerator that is asked for is not there.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if accelerator == "auto":
+        return torch.device(next(kind for kind, found in there.items() if found))
+    kind = torch.device(accelerator).type
+    if not there.get(kind, True):
+        raise ConfigError(
+            f"there is no {kind} device here.",
+            remedy="Choose cpu or auto.",
+            where="trainer.accelerator",
+            code="no-device",
+        )
+    return torch.device(accelerator)
+
+
+_Read = Callable[[np.ndarray], np.ndarray]
+
+
+def _reader(
+    volume: StoredVolume | np.ndarray | Tensor, quantiles: np.ndarray | Tensor | None
+) -> tuple[_Read, tuple[int, ...], np.ndarray]:
+    """Return a function from slice indices to a copy of those slices, the shape (T, H, W), and the quantiles."""
+    if isinstance(volume, StoredVolume):
+        return volume.read, volume.shape, np.asarray(volume.quantiles if quantiles is None else quantiles)
+    array = volume.detach().cpu().numpy() if isinstance(volume, Tensor) else np.asarray(volume)
+    if array.ndim == 4 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != 3 or not array.size:
+        raise DataError(f"a study is (T, H, W), got an array of shape {array.shape}.", code="shape")
+    if array.dtype != np.int16:
+        array = array.astype(np.float32, copy=False)
+    if quantiles is None:
+        quantiles = study_quantiles(array)
+    own = quantiles.detach().cpu().numpy() if isinstance(quantiles, Tensor) else np.asarray(quantiles)
+    return (lambda indices: array[indices]), array.shape, own.reshape(-1)
+
+
+def _portions(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode for the block, and every part of it back as it was (some may be frozen)."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,71 @@
+"""The score table: one row a study, one column an output, in names that a person understands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from volrec.inference.predictor import StudyScore
+
+if TYPE_CHECKING:
+    from volrec.data.labels import Case
+
+__all__ = ["score_columns", "score_table", "target_values"]
+
+
+def score_columns(task: str, *, classes: Sequence[str], targets: Sequence[str]) -> list[str]:
+    """Return the score columns in the order of the outputs.
+
+    ``score_`` and the positive class (binary), each class (multiclass), or each target (multilabel, regression).
+    """
+    if task == "binary":
+        return [f"score_{classes[-1]}"]
+    return [f"score_{name}" for name in (classes if task == "multiclass" else targets)]
+
+
+def target_values(case: Case, *, task: str, classes: Sequence[str], targets: Sequence[str]) -> dict[str, Any]:
+    """Return the target columns of a study as in its labels: class names, 0 and 1, or numbers; None where unknown."""
+    values = np.asarray(case.target, dtype=np.float64).reshape(-1)
+    if task in {"binary", "multiclass"}:
+        return {targets[0]: None if np.isnan(values[0]) else classes[int(values[0])]}
+    plain = [None if np.isnan(value) else int(value) if task == "multilabel" else float(value) for value in values]
+    return dict(zip(targets, plain, strict=True))
+
+
+def score_table(
+    rows: Iterable[tuple[Mapping[str, Any], StudyScore]],
+    *,
+    task: str,
+    classes: Sequence[str],
+    targets: Sequence[str],
+    leading: Sequence[str] = ("study", "patient"),
+) -> pd.DataFrame:
+    """Build the table.
+
+    Parameters
+    ----------
+    rows : iterable of (mapping, StudyScore)
+        The mapping holds the columns before and after the scores: ``study``, ``patient``, targets, ``warning`` …
+    task, classes, targets
+        As in the cohort.
+    leading : sequence of str
+        Columns that come first; those of the mappings that are not named here follow them, then scores and ``clips``.
+
+    Returns
+    -------
+    DataFrame
+        A row a study, in the order given.
+    """
+    names = score_columns(task, classes=classes, targets=targets)
+    found = [
+        {**facts, **dict(zip(names, map(float, score.scores), strict=True)), "clips": score.clips}
+        for facts, score in rows
+    ]
+    others = [key for row in found for key in row if key not in {*leading, *names, "clips", "warning"}]
+    columns = [*leading, *dict.fromkeys(others), *names, "clips"]
+    if any("warning" in row for row in found):
+        columns.append("warning")
+    return pd.DataFrame(found, columns=columns)
