@@ -91,7 +91,7 @@ class HeaderCache:
 
     def writer(self) -> _Writer:
         """Return a context in which lines are added; what was added is kept even if the process is killed."""
-        return _Writer(self.folder, self._first_line())
+        return _Writer(self.folder, self._first_line(), self._loaded)
 
     def tidy(self, scans: Mapping[str, FileScan], *, added: int, replace: bool = False) -> None:
         """Write everything anew in one file where much is stale, scattered or damaged.
@@ -109,7 +109,7 @@ class HeaderCache:
         if not (replace or self._damaged or len(self._loaded) > 8 or stale > max(1000, len(scans) // 2)):
             return
         pairs = list(scans.items())
-        with _Writer(self.folder, self._first_line()) as out:
+        with _Writer(self.folder, self._first_line(), []) as out:
             for start in range(0, len(pairs), CHUNK):
                 out.add(encode_scans(pairs[start : start + CHUNK]))
         if not out.sound:
@@ -149,8 +149,9 @@ class HeaderCache:
 class _Writer:
     """Adds lines to a file of its own; a cache that cannot be written costs time later, nothing else."""
 
-    def __init__(self, folder: Path, first_line: str) -> None:
+    def __init__(self, folder: Path, first_line: str, written: list[Path]) -> None:
         self.sound = True
+        self._written = written
         self._first_line = first_line
         self._open = folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}.open"
         self._file: IO[str] | None = None
@@ -185,7 +186,7 @@ class _Writer:
             return
         try:
             self._file.close()
-            self._open.replace(self._open.with_suffix(".jsonl"))
+            self._written.append(self._open.replace(self._open.with_suffix(".jsonl")))
         except OSError:
             self.sound = False
 

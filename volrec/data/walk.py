@@ -100,14 +100,18 @@ class _Walker:
 
     def run(self) -> Iterator[None]:
         """Walk; yield after every folder."""
+        yield from self._descend()
         targets: set[str] = set()
-        while self.folders or self.links:
-            while self.folders:
-                self._list(*self.folders.pop())
-                yield
+        while self.links:
             links, self.links = sorted(self.links), []
             for path, relative in links:
                 self._follow(path, relative, targets)
+                yield from self._descend()
+
+    def _descend(self) -> Iterator[None]:
+        while self.folders:
+            self._list(*self.folders.pop())
+            yield
 
     def _list(self, path: str, relative: str) -> None:
         try:
