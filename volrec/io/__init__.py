@@ -6,9 +6,12 @@ Nothing here imports torch or MONAI, and pydicom or nibabel only when a file nee
 
 from __future__ import annotations
 
-from volrec.io.headers import HEADER_SCHEMA, FileScan, Header, scan_file
-from volrec.io.series import SET_ASIDE, Series, assemble, read_series
-from volrec.io.volume import Volume, read_volume
+from volrec.io.assembly import assemble
+from volrec.io.headers import HEADER_SCHEMA, FileScan, Header
+from volrec.io.reading import read_volume
+from volrec.io.scan import scan_file
+from volrec.io.series import SET_ASIDE, Series, read_series
+from volrec.io.volume import Volume
 
 __all__ = [
     "HEADER_SCHEMA",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal
 
 from volrec.errors import Problem
 
-__all__ = ["HEADER_SCHEMA", "FileScan", "Header", "scan_file"]
+__all__ = ["HEADER_SCHEMA", "FileScan", "Header"]
 
 HEADER_SCHEMA = 1
 """Version of the fields below: a cache of headers written under another number is stale."""
@@ -25,7 +24,7 @@ class Header:
     Attributes
     ----------
     path : str
-        File, as it was given to `scan_file`.
+        File, as it was given to `volrec.io.scan_file`.
     size, mtime_ns : int
         Bytes and modification time of the file when it was scanned.
     kind : str
@@ -78,6 +77,8 @@ class Header:
         Diffusion gradient direction.
     mosaic : int
         Number of tiles of a Siemens mosaic, 0 otherwise.
+    fingerprint : int
+        Checksum of a part of the pixels: it tells copies of an image from images under one name.
     shape, dtype, affine, member
         NIfTI only: array shape as stored, numpy type, voxel (i, j, k, 1) to RAS mm row by row, member of a zip.
     notes : tuple of (code, text)
@@ -135,6 +136,7 @@ class Header:
     kernel: str = ""
     diffusion: tuple[float, ...] | None = None
     mosaic: int = 0
+    fingerprint: int = 0
     shape: tuple[int, ...] = ()
     dtype: str = ""
     affine: tuple[float, ...] | None = None
@@ -202,22 +204,6 @@ class FileScan:
             headers=tuple(Header.from_json(header) for header in values["headers"]),
             problem=None if problem is None else Problem(**problem),
         )
-
-
-def scan_file(path: Path | str) -> FileScan:
-    """Read one file's header, once; a bad file is described, never raised.
-
-    Parameters
-    ----------
-    path : path or str
-        Any file, whatever its name or suffix.
-
-    Returns
-    -------
-    FileScan
-        With one header an image frame, and the problem where there is one.
-    """
-    raise NotImplementedError
 
 
 def _plain(value: Any) -> Any:

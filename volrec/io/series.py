@@ -1,23 +1,24 @@
-"""Headers of many files to series: grouped, ordered by position, checked; then decoded into one volume."""
+"""A series: the files that make one volume, in order; and reading it into one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from volrec.errors import Problem
+import numpy as np
+
+from volrec.errors import ConfigError, DataError, Problem
+from volrec.io.geometry import CANONICAL, canonicalise
 from volrec.io.headers import Header
 from volrec.io.volume import Volume
 
-__all__ = ["SET_ASIDE", "MissingSlices", "Series", "SliceAxis", "assemble", "read_series"]
+__all__ = ["SET_ASIDE", "MissingSlices", "Series", "SliceAxis", "read_series"]
 
 SliceAxis = Literal["acquired", "axial", "coronal", "sagittal"]
 MissingSlices = Literal["quarantine", "interpolate"]
 
-SET_ASIDE = frozenset({"localizer", "no-pixels", "secondary-capture", "dicomdir", "colour"})
-"""Codes of problems that are no fault of the data: what is no volume is set aside, not quarantined."""
+SET_ASIDE = frozenset({"localizer", "no-pixels", "secondary-capture", "colour", "not-a-scan", "single-slice"})
+"""Codes of fatal problems that are no fault of the data: what is no volume is set aside, not quarantined."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,20 @@ class Series:
     study_uid, patient_id, modality : str
         From the headers; empty where unknown.
     orientation : str
-        ``"axial"``, ``"coronal"`` or ``"sagittal"``: the anatomical plane nearest to the slices.
+        ``"axial"``, ``"coronal"`` or ``"sagittal"``: the plane that ``slice_axis="acquired"`` stands for. For DICOM the
+        anatomical plane nearest to the slices, for NIfTI the one across the axis of the largest spacing.
     image_type : tuple of str
         DICOM ImageType.
     path : str
-        The file, or the folder that all files share; relative to `root` of `assemble` where given.
+        The file, or the folder that all files share; relative to the root given to `assemble` where given.
     files : tuple of str
         Each file once, in slice order.
     headers : tuple of Header
-        One a slice, in slice order (one alone for NIfTI).
+        One a slice, in slice order (one alone for NIfTI); missing slices have none.
     shape : tuple of int
-        (T, H, W) as assembled, before the canonical orientation.
+        (T, H, W) as assembled, before the canonical orientation, after the correction of a tilt.
     spacing : tuple of float
-        (t, h, w), mm.
+        (t, h, w), mm; t is 0 where it is not known.
     affine : tuple of tuple of float
         4x4: (t, h, w, 1) as assembled to LPS mm.
     split_by : dict
@@ -60,6 +62,8 @@ class Series:
         Gantry tilt found in the positions, degrees; 0 where none.
     missing : tuple of int
         Indices, in the complete stack, of slices that are not there.
+    shifts : tuple of tuple of float
+        In-plane correction of a tilt: voxels (h, w) by which each slice of the complete stack moves; empty without.
     """
 
     uid: str
@@ -82,55 +86,45 @@ class Series:
     signature: str = ""
     tilt: float = 0.0
     missing: tuple[int, ...] = ()
+    shifts: tuple[tuple[float, float], ...] = ()
 
     @property
     def usable(self) -> bool:
-        """Whether `read_series` can be asked for it (a lacking slice may still be refused there)."""
+        """Whether nothing fatal is known; one with `missing` slices is read only if asked to interpolate."""
         return not any(problem.fatal for problem in self.problems)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and dictionaries."""
-        raise NotImplementedError
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values["headers"] = [header.to_json() for header in self.headers]
+        values["problems"] = [problem.as_dict() for problem in self.problems]
+        return {name: _lists(value) for name, value in values.items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Series:
         """Rebuild what `to_json` gave."""
-        raise NotImplementedError
-
-
-def assemble(headers: Sequence[Header], *, root: Path | str | None = None) -> tuple[list[Series], list[Problem]]:
-    """Make series of headers: group, order by position, check.
-
-    Parameters
-    ----------
-    headers : sequence of Header
-        Of any number of files, in any order.
-    root : path, optional
-        Folder that paths in the result (uid of NIfTI, `where` of problems) are relative to.
-
-    Returns
-    -------
-    list of Series
-        Usable and unusable ones; an unusable one carries its fatal problems.
-    list of Problem
-        What belongs to no series: duplicates dropped, frames without geometry …
-    """
-    raise NotImplementedError
+        plain = {
+            name: value if name in ("headers", "problems", "split_by") else _tuples(value)
+            for name, value in values.items()
+        }
+        plain["headers"] = tuple(Header.from_json(header) for header in values["headers"])
+        plain["problems"] = tuple(Problem(**problem) for problem in values["problems"])
+        return cls(**plain)
 
 
 def read_series(
-    series: Series, *, slice_axis: SliceAxis = "acquired", missing_slices: MissingSlices = "quarantine", jobs: int = 1
+    series: Series, *, slice_axis: str = "acquired", missing_slices: str = "quarantine", jobs: int = 1
 ) -> Volume:
     """Decode a series into a volume in canonical orientation.
 
     Parameters
     ----------
     series : Series
-        As `assemble` made it.
+        As `volrec.io.assemble` made it.
     slice_axis : str
         Anatomical plane of the slices in the result; ``"acquired"`` keeps the series' own.
     missing_slices : str
-        ``"quarantine"`` refuses a series that lacks a slice; ``"interpolate"`` fills single ones linearly.
+        ``"quarantine"`` refuses a series that lacks a slice; ``"interpolate"`` fills a single one linearly.
     jobs : int
         Processes that decode compressed slices.
 
@@ -143,5 +137,63 @@ def read_series(
     ------
     DataError
         What is wrong with which file, and what to do.
+    ConfigError
+        `slice_axis` or `missing_slices` is none of the words above.
     """
-    raise NotImplementedError
+    if slice_axis != "acquired" and slice_axis not in CANONICAL:
+        raise ConfigError(
+            f"slice_axis must be one of acquired, {', '.join(CANONICAL)}; got '{slice_axis}'.",
+            where="slice_axis",
+            code="config",
+        )
+    if missing_slices not in ("quarantine", "interpolate"):
+        raise ConfigError(
+            f"missing_slices must be quarantine or interpolate; got '{missing_slices}'.",
+            where="missing_slices",
+            code="config",
+        )
+    for problem in series.problems:
+        if problem.fatal or (problem.code == "missing-slice" and missing_slices == "quarantine"):
+            raise DataError(problem.reason, remedy=problem.remedy, where=series.path, code=problem.code)
+    assumptions = [
+        {"code": problem.code, "text": problem.reason} for problem in series.problems if problem.code not in _CORRECTED
+    ]
+    corrections: list[dict[str, Any]] = []
+    modality: str | None = series.modality or None
+    if series.kind == "nifti":
+        from volrec.io.nifti import read_array
+
+        array, corrections = read_array(series.headers[0])
+        units = ""
+        assumptions += [{"code": code, "text": text} for code, text in series.headers[0].notes if code == "units"]
+        if modality is None and array.dtype == np.int16 and int(array.min(initial=0)) <= -900:
+            modality, units = "CT", "HU"
+            assumptions.append({"code": "modality", "text": "whole numbers down to -900 and below: taken for CT in HU"})
+    else:
+        from volrec.io.pixels import decode_series
+
+        array, corrections, units = decode_series(series, jobs=jobs)
+    plane = series.orientation if slice_axis == "acquired" else slice_axis
+    placed, affine = canonicalise(array, np.asarray(series.affine, dtype=np.float64), plane)
+    meta: dict[str, Any] = {
+        "modality": modality,
+        "series": series.uid,
+        "study": series.study_uid,
+        "source": series.path,
+        "slice_axis": plane,
+        "units": units,
+        "corrections": corrections,
+        "assumptions": assumptions,
+    }
+    return Volume(np.ascontiguousarray(placed)[None], affine, meta)
+
+
+_CORRECTED = frozenset({"tilt", "missing-slice"})  # listed among the corrections, with what was done
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from volrec.errors import DataError
 
 if TYPE_CHECKING:
     import SimpleITK
 
-__all__ = ["Volume", "read_volume"]
+__all__ = ["Volume"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class Volume:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """mm between voxels along (t, h, w)."""
+        """Voxel distances along (t, h, w), mm."""
         t, h, w = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(t), float(h), float(w)
 
@@ -54,40 +55,28 @@ class Volume:
         return np.diag([-1.0, -1.0, 1.0, 1.0]) @ self.affine
 
     def to_sitk(self) -> SimpleITK.Image:
-        """Return a SimpleITK image of the first channel that owns its voxels.
+        """Return a SimpleITK image (LPS) of the first channel; it owns its voxels.
 
         Raises
         ------
         DataError
             When the axes are not at right angles, which an ITK image cannot express.
         """
-        raise NotImplementedError
+        import SimpleITK
 
-
-def read_volume(
-    path: Path | str,
-    *,
-    slice_axis: Literal["acquired", "axial", "coronal", "sagittal"] = "acquired",
-    missing_slices: Literal["quarantine", "interpolate"] = "quarantine",
-    jobs: int = 1,
-) -> Volume:
-    """Read a folder that holds one series, or one file.
-
-    Parameters
-    ----------
-    path : path or str
-        Folder of DICOM files of one series, or a file (NIfTI, multi-frame DICOM).
-    slice_axis, missing_slices, jobs
-        As in `read_series`.
-
-    Returns
-    -------
-    Volume
-        ``(1, T, H, W)`` in canonical orientation.
-
-    Raises
-    ------
-    DataError
-        No usable series, or several: they are named.
-    """
-    raise NotImplementedError
+        spacing = self.spacing
+        # ITK names axes fastest first: (w, h, t).
+        directions = (self.affine[:3, :3] / spacing)[:, ::-1]
+        skew = float(np.abs(directions.T @ directions - np.eye(3)).max())
+        if skew > 1e-3:
+            raise DataError(
+                f"its axes are not at right angles (cosine {skew:.4f}).",
+                remedy="Resample it to a grid at right angles first.",
+                where=str(self.meta.get("source", "")),
+                code="orientation",
+            )
+        image = SimpleITK.GetImageFromArray(self.array[0])
+        image.SetSpacing(spacing[::-1])
+        image.SetOrigin([float(value) for value in self.affine[:3, 3]])
+        image.SetDirection([float(value) for value in directions.ravel()])
+        return image

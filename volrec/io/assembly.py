@@ -1,0 +1,373 @@
+"""Headers of many files to series: grouped, ordered by position, checked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from volrec.errors import Problem
+from volrec.io.geometry import flip_lps_ras, largest_spacing_plane, plane_of, spacing_of
+from volrec.io.grouping import Group, group_frames, normal_of
+from volrec.io.headers import Header
+from volrec.io.series import Series
+from volrec.io.stacking import Stack, stack_frames
+
+__all__ = ["assemble"]
+
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_NOT_A_SCAN = {
+    "RTDOSE": "a radiotherapy dose",
+    "SEG": "a segmentation",
+    "US": "an ultrasound image",
+    "XA": "an angiogram",
+    "RF": "a fluoroscopy",
+    "CR": "a radiograph",
+    "DX": "a radiograph",
+    "MG": "a mammogram",
+    "SM": "a microscopy slide",
+    "OP": "a photograph",
+    "ES": "an endoscopy image",
+}
+_NOT_FATAL_NOTES = frozenset(
+    {"invalid-tag", "assumed-transfer-syntax", "spacing-by-tag", "mosaic", "sform-qform", "sform-invalid"}
+)
+
+
+def assemble(headers: Sequence[Header], *, root: Path | str | None = None) -> tuple[list[Series], list[Problem]]:
+    """Make series of headers: group, order by position, check.
+
+    Parameters
+    ----------
+    headers : sequence of Header
+        Of any number of files, in any order.
+    root : path, optional
+        Folder that paths in the result (uid of NIfTI, `where` of problems) are relative to.
+
+    Returns
+    -------
+    list of Series
+        Usable and unusable ones; an unusable one carries its fatal problems.
+    list of Problem
+        What belongs to no series: copies that were dropped.
+    """
+    base = None if root is None else os.path.abspath(os.fspath(root))
+    series: list[Series] = []
+    problems: list[Problem] = []
+    by_uid: dict[str, list[Header]] = defaultdict(list)
+    for header in headers:
+        if header.kind == "nifti":
+            series.append(_nifti_series(header, base))
+        else:
+            # Without a UID, the files of one folder are taken together, and the series says so.
+            by_uid[header.series_uid or f"?{os.path.dirname(header.path)}"].append(header)
+    for uid in sorted(by_uid):
+        series.extend(_dicom_series(uid, by_uid[uid], base, problems))
+    return series, problems
+
+
+def _nifti_series(header: Header, base: str | None) -> Series:
+    place = _relative(header.path, base)
+    affine = flip_lps_ras(np.array(header.affine, dtype=np.float64).reshape(4, 4))
+    affine = affine[:, [2, 1, 0, 3]]  # the array is read (k, j, i)
+    spacing = spacing_of(affine)
+    shape = (header.shape[2], header.shape[1], header.shape[0])
+    problems = [
+        Problem(place, code, f"{text}.", fatal=False) for code, text in header.notes if code in _NOT_FATAL_NOTES
+    ]
+    plane = largest_spacing_plane(affine)
+    if min(shape) < 2:
+        sizes = " x ".join(str(size) for size in header.shape)
+        problems.append(
+            Problem(place, "single-slice", f"it is no volume ({sizes} voxels).", "Nothing: it is set aside.")
+        )
+    return Series(
+        uid=place,
+        kind="nifti",
+        study_uid="",
+        patient_id="",
+        modality="",
+        orientation=plane,
+        image_type=(),
+        path=place,
+        files=(header.path,),
+        headers=(header,),
+        shape=shape,
+        spacing=spacing,
+        affine=_rows(affine),
+        problems=tuple(problems),
+        signature=_signature((header,)),
+    )
+
+
+def _dicom_series(uid: str, frames: list[Header], base: str | None, problems: list[Problem]) -> list[Series]:
+    folder = _relative(_common_folder(frames), base)
+    no_uid = uid.startswith("?")
+    if no_uid:
+        uid = f"{folder or '.'}#no-uid"
+    extra: list[Problem] = []
+    if no_uid:
+        extra.append(
+            Problem(
+                folder,
+                "no-series-uid",
+                "no SeriesInstanceUID: the files of one folder were taken together.",
+                fatal=False,
+            )
+        )
+    kept, conflicts = _without_copies(frames, base, problems)
+    extra += conflicts
+    patients = sorted({frame.patient_id for frame in kept} - {""})
+    if len(patients) > 1:
+        extra.append(
+            Problem(
+                folder,
+                "two-patients",
+                f"one series UID holds images of {len(patients)} patients ({', '.join(patients[:4])}).",
+                "Separate the patients, and give each a series UID of its own.",
+            )
+        )
+    cut = [frame for frame in kept if any(code == "truncated" for code, _ in frame.notes)]
+    if cut:
+        names = ", ".join(sorted({_relative(frame.path, base) for frame in cut})[:4])
+        reason = next(text for code, text in cut[0].notes if code == "truncated")
+        extra.append(
+            Problem(
+                folder,
+                "truncated",
+                f"{len(cut)} of its images are cut short ({names}): {reason}.",
+                "Copy them again from their source.",
+            )
+        )
+    aside = _not_a_volume(kept, folder)
+    if aside is not None:
+        return [_unusable(uid, kept, base, [aside, *extra])]
+    placed = [frame for frame in kept if frame.position and frame.orientation and frame.pixel_spacing]
+    unplaced = [frame for frame in kept if not (frame.position and frame.orientation and frame.pixel_spacing)]
+    bad_spacing = [frame for frame in placed if min(frame.pixel_spacing or (0.0,)) <= 0 or not _unit_axes(frame)]
+    if bad_spacing:
+        seen = bad_spacing[0].pixel_spacing
+        extra.append(
+            Problem(
+                folder,
+                "spacing",
+                f"{len(bad_spacing)} of its images have no valid geometry (pixel spacing {seen}).",
+                "Export the series again with its geometry.",
+            )
+        )
+        return [_unusable(uid, kept, base, extra)]
+    if unplaced:
+        extra.append(_missing_geometry(unplaced, len(kept), folder))
+    if not placed:
+        return [_unusable(uid, kept, base, extra)]
+    groups = group_frames(placed)
+    if len(groups) > 1:
+        sizes = Counter((frame.rows, frame.columns) for frame in placed)
+        if len(sizes) > 1:
+            shown = ", ".join(f"{count} of {rows}x{columns}" for (rows, columns), count in sizes.most_common(4))
+            extra.append(
+                Problem(
+                    folder,
+                    "mixed-sizes",
+                    f"one series UID holds images of several sizes ({shown}): divided.",
+                    fatal=False,
+                )
+            )
+    return [
+        _stacked(uid if number == 0 else f"{uid}#{number + 1}", group, base, extra, len(groups))
+        for number, group in enumerate(groups)
+    ]
+
+
+def _without_copies(
+    frames: list[Header], base: str | None, problems: list[Problem]
+) -> tuple[list[Header], list[Problem]]:
+    """Drop identical copies of an image; two different ones under one UID are a conflict."""
+    by_image: dict[tuple[str, int], list[Header]] = defaultdict(list)
+    for frame in frames:
+        by_image[frame.sop_uid or frame.path, frame.frame].append(frame)
+    if len(by_image) == len(frames):
+        return frames, []
+    kept: list[Header] = []
+    copies: dict[str, str] = {}
+    conflicts: list[Problem] = []
+    for members in by_image.values():
+        members = sorted(members, key=lambda frame: frame.path)
+        kept.append(members[0])
+        for other in members[1:]:
+            # Which of several identical files is used does not matter; that it is the same one each time does.
+            if replace(other, path="", mtime_ns=0, pixel_offset=0, size=0) == replace(
+                members[0], path="", mtime_ns=0, pixel_offset=0, size=0
+            ):
+                copies[other.path] = members[0].path
+            elif not conflicts:
+                conflicts.append(
+                    Problem(
+                        _relative(other.path, base),
+                        "conflicting-copies",
+                        f"it has the SOPInstanceUID of {_relative(members[0].path, base)} but other content.",
+                        "Keep the right one of the two.",
+                    )
+                )
+    for path, original in sorted(copies.items()):
+        problems.append(
+            Problem(
+                _relative(path, base),
+                "copy",
+                f"it is a copy of {_relative(original, base)} and was left out.",
+                fatal=False,
+            )
+        )
+    return kept, conflicts
+
+
+def _not_a_volume(frames: Sequence[Header], folder: str) -> Problem | None:
+    first = frames[0]
+    nothing = "Nothing: such images are set aside."
+    if all(frame.samples > 1 or frame.photometric == "PALETTE COLOR" for frame in frames):
+        return Problem(folder, "colour", f"its images are in colour ({first.photometric}).", nothing)
+    if all(frame.sop_class.startswith(_SECONDARY_CAPTURE) for frame in frames):
+        return Problem(folder, "secondary-capture", "its images are screen captures (Secondary Capture).", nothing)
+    if first.modality in _NOT_A_SCAN and len({frame.modality for frame in frames}) == 1:
+        return Problem(folder, "not-a-scan", f"it is {_NOT_A_SCAN[first.modality]} ({first.modality}).", nothing)
+    if any(code == "zero-slope" for frame in frames for code, _ in frame.notes):
+        return Problem(folder, "zero-slope", "RescaleSlope is 0: its values are lost.", "Export the series again.")
+    return None
+
+
+def _missing_geometry(unplaced: Sequence[Header], total: int, folder: str) -> Problem:
+    first = unplaced[0]
+    tags = [
+        tag
+        for tag, value in (
+            ("ImagePositionPatient", first.position),
+            ("ImageOrientationPatient", first.orientation),
+            ("PixelSpacing", first.pixel_spacing),
+        )
+        if value is None
+    ]
+    frames = f" of {first.frames} frames each" if first.frames > 1 else ""
+    return Problem(
+        folder,
+        "missing-geometry",
+        f"{len(unplaced)} of its {total} images{frames} lack {', '.join(tags)}.",
+        "Export the series again with its geometry.",
+    )
+
+
+def _unit_axes(frame: Header) -> bool:
+    axes = np.asarray(frame.orientation, dtype=np.float64).reshape(2, 3)
+    return bool((np.abs(np.linalg.norm(axes, axis=1) - 1) < 0.01).all())
+
+
+def _stacked(uid: str, group: Group, base: str | None, extra: Sequence[Problem], count: int) -> Series:
+    stack = stack_frames(group.frames)
+    folder = _relative(_common_folder(stack.frames), base)
+    problems = [replace(problem, where=folder) for problem in extra]
+    if group.localizer:
+        problems.append(
+            Problem(folder, "localizer", f"it is a scout: {group.localizer}.", "Nothing: scouts are set aside.")
+        )
+    else:
+        problems += [
+            Problem(folder, code, reason, remedy, fatal=fatal) for code, reason, remedy, fatal in stack.problems
+        ]
+    if count > 1 and not group.localizer:
+        told = ", ".join(f"{name} {value}" for name, value in group.split_by.items())
+        problems.append(
+            Problem(folder, "split", f"one of {count} volumes under one series UID, set apart by {told}.", fatal=False)
+        )
+    if group.ordered_by == "instance_number":
+        problems.append(
+            Problem(
+                folder,
+                "phases-by-instance-number",
+                "every position repeats and no tag tells the repeats apart: told by InstanceNumber.",
+                fatal=False,
+            )
+        )
+    notes = {(code, text) for frame in stack.frames for code, text in frame.notes if code in _NOT_FATAL_NOTES}
+    problems += [Problem(folder, code, f"{text}.", fatal=False) for code, text in sorted(notes)]
+    return _series(uid, stack, folder, group, problems)
+
+
+def _series(uid: str, stack: Stack, folder: str, group: Group, problems: list[Problem]) -> Series:
+    first = stack.frames[0]
+    t, h, w = spacing_of(stack.affine)
+    if len(stack.frames) == 1:
+        t = 0.0
+    orientation = plane_of(normal_of(first.orientation)) if first.orientation else "axial"
+    return Series(
+        uid=uid,
+        kind="dicom",
+        study_uid=first.study_uid,
+        patient_id=first.patient_id,
+        modality=first.modality,
+        orientation=orientation,
+        image_type=first.image_type,
+        path=folder,
+        files=tuple(dict.fromkeys(frame.path for frame in stack.frames)),
+        headers=tuple(stack.frames),
+        shape=stack.shape,
+        spacing=(t, h, w),
+        affine=_rows(stack.affine),
+        split_by=group.split_by,
+        localizer=bool(group.localizer),
+        derived="DERIVED" in first.image_type[:1],
+        problems=tuple(replace(problem, study=first.study_uid) for problem in problems),
+        signature=_signature(stack.frames),
+        tilt=stack.tilt,
+        missing=stack.missing,
+        shifts=() if stack.shifts is None else tuple((float(h), float(w)) for h, w in stack.shifts),
+    )
+
+
+def _unusable(uid: str, frames: Sequence[Header], base: str | None, problems: list[Problem]) -> Series:
+    """Return a series that cannot become a volume, for the record."""
+    first = frames[0]
+    ordered = sorted(frames, key=lambda frame: (frame.path, frame.frame))
+    h, w = first.pixel_spacing or (0.0, 0.0)
+    stack = Stack(
+        ordered,
+        np.diag([0.0, h, w, 1.0]),
+        (sum(max(1, frame.frames if frame.position is None else 1) for frame in ordered), first.rows, first.columns),
+    )
+    series = _series(uid, stack, _relative(_common_folder(ordered), base), Group(list(ordered)), problems)
+    return replace(series, spacing=(0.0, h, w))
+
+
+def _common_folder(frames: Sequence[Header]) -> str:
+    paths = {frame.path for frame in frames}
+    if len(paths) == 1:
+        return next(iter(paths))
+    return os.path.commonpath([os.path.dirname(path) or "." for path in paths])
+
+
+def _relative(path: str, base: str | None) -> str:
+    if base is None:
+        return path
+    try:
+        return Path(os.path.relpath(os.path.abspath(path), base)).as_posix()
+    except ValueError:  # another drive
+        return path
+
+
+def _signature(frames: Sequence[Header]) -> str:
+    """Hash what changes when a file does; names count relative to the folder, so that it may move."""
+    files = {frame.path: frame for frame in frames}
+    folder = os.path.dirname(next(iter(files))) if len(files) == 1 else _common_folder(frames)
+    lines = []
+    for path, frame in files.items():
+        name = os.path.relpath(path, folder or ".") if len(files) > 1 else os.path.basename(path)
+        lines.append(f"{name}\0{frame.size}\0{frame.mtime_ns}")
+    frames_used = ",".join(str(frame.frame) for frame in frames) if any(frame.frames > 1 for frame in frames) else ""
+    return hashlib.sha256("\n".join([*sorted(lines), frames_used]).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _rows(affine: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in affine)
