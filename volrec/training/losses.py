@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["StudyLoss", "class_weights", "slice_loss", "soft_targets"]
+__all__ = ["StudyLoss", "class_weights", "slice_loss", "soft_slice_targets", "soft_targets"]
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
 
@@ -116,25 +116,52 @@ def class_weights(targets: Tensor, task: Task, num_outputs: int) -> Tensor | Non
     return torch.where(counts > 0, weights, torch.zeros_like(counts))
 
 
+def soft_slice_targets(targets: Tensor, task: Task, num_outputs: int) -> Tensor:
+    """Return slice labels as ``(B, T, K)`` floats that may be mixed, NaN where a slice has none.
+
+    Parameters
+    ----------
+    targets : Tensor
+        ``(B, T)`` labels, 0 or 1 for binary, the class index for multiclass; or ``(B, T, K)``, one a label.
+    task : str
+        Task of the study labels, which the slices share.
+    num_outputs : int
+        Outputs of the network, K.
+    """
+    if targets.ndim == 3 and targets.shape[-1] == num_outputs and task != "multiclass":
+        return targets.float()
+    targets = targets.reshape(targets.shape[:2]).float()
+    if task != "multiclass":
+        return targets[..., None].expand(-1, -1, num_outputs)
+    known = torch.isfinite(targets)
+    classes = torch.where(known, targets, torch.zeros_like(targets)).long()
+    hot = functional.one_hot(classes, num_outputs).float()
+    return torch.where(known[..., None], hot, torch.full_like(hot, float("nan")))
+
+
 def slice_loss(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
-    """Return the loss of single slices of a slicewise network; slices without a label do not count.
+    """Return the mean loss of single slices of a slicewise network; slices without a label do not count.
 
     Parameters
     ----------
     logits : Tensor
         ``(B, T, K)`` logits of every slice.
     targets : Tensor
-        ``(B, T)`` labels: NaN where there is none; 0 or 1 for binary, the class index for multiclass.
-    task : {"binary", "multiclass"}
-        Task of the study labels, which the slices share.
+        ``(B, T, K)`` as `soft_slice_targets` gives them, possibly mixed.
+    task : str
+        As for the study labels.
     """
     known = torch.isfinite(targets)
     filled = torch.where(known, targets, torch.zeros_like(targets))
     logits = logits.float()
     if task == "multiclass":
-        loss = functional.cross_entropy(logits.flatten(0, 1), filled.flatten().long(), reduction="none")
-        return _mean(loss.view_as(filled), known)
-    return _mean(functional.binary_cross_entropy_with_logits(logits[..., 0], filled, reduction="none"), known)
+        known = known.all(-1)
+        loss = functional.cross_entropy(logits.flatten(0, 1), filled.flatten(0, 1), reduction="none").view(known.shape)
+    elif task == "regression":
+        loss = (logits - filled).square()
+    else:
+        loss = functional.binary_cross_entropy_with_logits(logits, filled, reduction="none")
+    return _mean(loss, known)
 
 
 def _mean(loss: Tensor, known: Tensor) -> Tensor:

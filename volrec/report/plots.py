@@ -1,0 +1,264 @@
+"""Plots of the report: each takes arrays and gives one SVG element that follows the page's light or dark colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["bland_altman", "calibration", "learning_curves", "precision_recall", "roc", "scatter"]
+
+# Middle tones, told apart with the common colour deficiencies and readable on white and on near-black.
+COLOURS = ("#2f80d0", "#e08214", "#2a9d74", "#b565c9", "#d1495b", "#8c8c3a", "#5e7ce2", "#b07d62")
+INK = "#010203"  # replaced by the page's own text colour
+FAINT = "#010204"  # the same, for grid and reference lines
+GRID = np.linspace(0, 1, 101)
+
+
+def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, metric: str) -> str:
+    """Draw training and validation loss, and the metric that chose the weights, over epochs.
+
+    Parameters
+    ----------
+    histories : mapping
+        Member -> columns ``epoch``, ``train_loss`` and, where there was a validation, ``val_loss`` and ``val_metric``.
+    metric : str
+        Name of the metric on the axis.
+    """
+    with_metric = any("val_metric" in columns for columns in histories.values())
+    figure, panels = _figure(2 if with_metric else 1, name="curves")
+    for (member, columns), colour in zip(histories.items(), _cycle(), strict=False):
+        epochs = np.asarray(columns["epoch"], dtype=float) + 1
+        label = member if len(histories) > 1 else "training"
+        panels[0].plot(epochs, columns["train_loss"], color=colour, label=label)
+        if "val_loss" in columns:
+            label = "" if len(histories) > 1 else "validation"
+            panels[0].plot(epochs, columns["val_loss"], color=colour, linestyle="--", linewidth=1, label=label)
+        if "val_metric" in columns:
+            values = np.asarray(columns["val_metric"], dtype=float)
+            panels[1].plot(epochs, values, color=colour, label=member)
+            kept = np.flatnonzero(np.asarray(columns.get("best", []), dtype=float) > 0)
+            if kept.size:
+                panels[1].plot(epochs[kept[-1]], values[kept[-1]], "o", color=colour, markersize=6)
+    panels[0].set(xlabel="epoch", ylabel="loss" if len(histories) == 1 else "loss (dashed: validation)")
+    panels[0].legend(frameon=False)
+    if with_metric:
+        panels[1].set(xlabel="epoch", ylabel=f"validation {metric} (dot: weights kept)")
+    return _svg(figure, "curves")
+
+
+def roc(truth: np.ndarray, scores: np.ndarray, *, groups: np.ndarray, folds: np.ndarray, name: str = "") -> str:
+    """Draw the ROC curve of all studies with its 95 % band over patients, and a thin line a fold.
+
+    Parameters
+    ----------
+    truth : ndarray
+        ``(N,)`` 0 or 1.
+    scores : ndarray
+        ``(N,)`` scores of the positive class.
+    groups : ndarray
+        ``(N,)`` patients: the units that are drawn again for the band.
+    folds : ndarray
+        ``(N,)`` member that scored the study.
+    name : str
+        Class, where there are several.
+    """
+    from sklearn.metrics import roc_curve
+
+    def curve(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
+        false, true, _ = roc_curve(labels, values)
+        return np.interp(GRID, false, true)
+
+    figure, (axis,) = _figure(1, name=f"roc-{name}", square=True)
+    axis.plot([0, 1], [0, 1], color=FAINT, alpha=0.4, linewidth=1, linestyle=":")
+    _band(axis, truth, scores, groups, curve)
+    for fold in _several(folds):
+        chosen = folds == fold
+        if len(np.unique(truth[chosen])) == 2:
+            false, true, _ = roc_curve(truth[chosen], scores[chosen])
+            axis.plot(false, true, color=FAINT, alpha=0.35, linewidth=0.8)
+    false, true, _ = roc_curve(truth, scores)
+    axis.plot(false, true, color=COLOURS[0], linewidth=2)
+    axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), title=name)
+    return _svg(figure, f"roc-{name}")
+
+
+def precision_recall(
+    truth: np.ndarray, scores: np.ndarray, *, groups: np.ndarray, folds: np.ndarray, name: str = ""
+) -> str:
+    """Draw precision over recall as `roc` does; the dotted line is the prevalence, what chance reaches."""
+    from sklearn.metrics import precision_recall_curve
+
+    def curve(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
+        precision, recall, _ = precision_recall_curve(labels, values)
+        return np.interp(GRID, recall[::-1], precision[::-1])
+
+    figure, (axis,) = _figure(1, name=f"pr-{name}", square=True)
+    axis.axhline(float(np.mean(truth)), color=FAINT, alpha=0.4, linewidth=1, linestyle=":")
+    _band(axis, truth, scores, groups, curve)
+    for fold in _several(folds):
+        chosen = folds == fold
+        if len(np.unique(truth[chosen])) == 2:
+            precision, recall, _ = precision_recall_curve(truth[chosen], scores[chosen])
+            axis.plot(recall, precision, color=FAINT, alpha=0.35, linewidth=0.8, drawstyle="steps-post")
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    axis.plot(recall, precision, color=COLOURS[0], linewidth=2, drawstyle="steps-post")
+    axis.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), title=name)
+    return _svg(figure, f"pr-{name}")
+
+
+def calibration(truth: np.ndarray, scores: np.ndarray, *, bins: int = 8, name: str = "") -> str:
+    """Draw how often the finding was there against how often the score said so, in bins of equally many studies.
+
+    Bars are 95 % Wilson intervals of the observed share; the strip below shows every score.
+    """
+    figure, (axis,) = _figure(1, name=f"calibration-{name}", square=True)
+    axis.plot([0, 1], [0, 1], color=FAINT, alpha=0.4, linewidth=1, linestyle=":")
+    order = np.argsort(scores, kind="stable")
+    parts = [part for part in np.array_split(order, max(1, min(bins, len(scores) // 5))) if len(part)]
+    said = np.array([scores[part].mean() for part in parts])
+    seen = np.array([truth[part].mean() for part in parts])
+    low, high = _wilson(seen, np.array([len(part) for part in parts]))
+    axis.errorbar(
+        said,
+        seen,
+        yerr=np.clip([seen - low, high - seen], 0, None),
+        color=COLOURS[0],
+        marker="o",
+        capsize=2,
+        linewidth=1.2,
+    )
+    for value, colour, height in ((1, COLOURS[1], -0.06), (0, COLOURS[0], -0.1)):
+        chosen = scores[truth == value]
+        axis.plot(chosen, np.full(len(chosen), height), "|", color=colour, alpha=0.6, markersize=5)
+    axis.set(
+        xlabel="predicted probability", ylabel="observed share", xlim=(-0.02, 1.02), ylim=(-0.14, 1.02), title=name
+    )
+    return _svg(figure, f"calibration-{name}")
+
+
+def scatter(truth: np.ndarray, predicted: np.ndarray, *, folds: np.ndarray, name: str) -> str:
+    """Draw predicted against true values, a colour a fold, with the line of identity."""
+    figure, (axis,) = _figure(1, name=f"scatter-{name}", square=True)
+    low, high = _limits(np.concatenate([truth, predicted]))
+    axis.plot([low, high], [low, high], color=FAINT, alpha=0.4, linewidth=1, linestyle=":")
+    for fold, colour in zip(np.unique(folds), _cycle(), strict=False):
+        axis.plot(
+            truth[folds == fold], predicted[folds == fold], "o", color=colour, alpha=0.65, markersize=4, label=fold
+        )
+    if len(np.unique(folds)) > 1:
+        axis.legend(frameon=False)
+    axis.set(xlabel=f"true {name}", ylabel=f"predicted {name}", xlim=(low, high), ylim=(low, high))
+    return _svg(figure, f"scatter-{name}")
+
+
+def bland_altman(truth: np.ndarray, predicted: np.ndarray, *, name: str) -> str:
+    """Draw the difference over the mean of both, with the bias and the 95 % limits of agreement.
+
+    References
+    ----------
+    Bland and Altman, Statistical methods for assessing agreement between two methods of clinical measurement,
+    Lancet 1986.
+    """
+    figure, (axis,) = _figure(1, name=f"bland-altman-{name}", square=True)
+    difference, middle = predicted - truth, (predicted + truth) / 2
+    bias, spread = float(np.mean(difference)), float(np.std(difference, ddof=1)) if len(truth) > 1 else 0.0
+    axis.plot(middle, difference, "o", color=COLOURS[0], alpha=0.65, markersize=4)
+    for value, style in ((bias, "-"), (bias - 1.96 * spread, "--"), (bias + 1.96 * spread, "--")):
+        axis.axhline(value, color=COLOURS[1], linewidth=1.2, linestyle=style)
+        axis.annotate(
+            f"{value:.3g}", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=INK
+        )
+    axis.set(xlabel=f"mean of true and predicted {name}", ylabel="predicted - true")
+    return _svg(figure, f"bland-altman-{name}")
+
+
+def _figure(panels: int, *, name: str, square: bool = False) -> tuple[Figure, Sequence[Axes]]:
+    with rc_context(_style(name)):
+        figure = Figure(figsize=(4.1 * panels, 3.9 if square else 3.3), layout="constrained")
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+    for axis in axes:
+        axis.grid(color=FAINT, alpha=0.12, linewidth=0.6)
+        axis.set_axisbelow(True)
+    return figure, list(axes)
+
+
+def _style(name: str) -> dict[str, Any]:
+    return {
+        "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
+        "svg.hashsalt": name,  # the same run gives the same file
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": FAINT,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 10,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "legend.labelcolor": INK,
+        "legend.fontsize": 8,
+        "lines.linewidth": 1.6,
+    }
+
+
+def _svg(figure: Figure, name: str) -> str:
+    with rc_context(_style(name)):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    # Scaled by the page; the fixed size in points would overflow a telephone.
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', text, count=1)
+    text = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1sans-serif", text)
+    return text.replace(INK, "currentColor").replace(FAINT, "currentColor").strip()
+
+
+def _band(
+    axis: Axes, truth: np.ndarray, scores: np.ndarray, groups: np.ndarray, curve: Any, *, resamples: int = 300
+) -> None:
+    """Shade the 95 % band of a curve: whole patients are drawn with replacement."""
+    draw = np.random.default_rng(0)
+    patients, members = np.unique(groups, return_inverse=True)
+    rows = [np.flatnonzero(members == number) for number in range(len(patients))]
+    curves = []
+    for _ in range(resamples):
+        chosen = np.concatenate([rows[number] for number in draw.integers(len(patients), size=len(patients))])
+        if len(np.unique(truth[chosen])) == 2:
+            curves.append(curve(truth[chosen], scores[chosen]))
+    if len(curves) > resamples // 2:
+        low, high = np.percentile(curves, [2.5, 97.5], axis=0)
+        axis.fill_between(GRID, low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
+
+
+def _wilson(share: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 95 % score interval of a proportion (Wilson, JASA 1927)."""
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return centre - half, centre + half
+
+
+def _several(folds: np.ndarray) -> list[Any]:
+    names = list(np.unique(folds))
+    return names if len(names) > 1 else []
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    low, high = float(np.min(values)), float(np.max(values))
+    margin = 0.04 * ((high - low) or 1.0)
+    return low - margin, high + margin
+
+
+def _cycle() -> list[str]:
+    return [COLOURS[number % len(COLOURS)] for number in range(64)]

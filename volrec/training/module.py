@@ -1,0 +1,190 @@
+"""One training step: batch on the device, windows and augmentation, network, loss; all that is random is seeded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from volrec import networks
+from volrec.networks.base import SlicewiseNetwork
+from volrec.training.clock import StepClock
+from volrec.training.distributed import rank
+from volrec.training.losses import StudyLoss, slice_loss, soft_slice_targets, soft_targets
+from volrec.training.optim import lr_factor, make_optimizer
+from volrec.training.seeds import step_seed
+from volrec.transforms.batch import BatchAugment, BatchTransform
+from volrec.transforms.intensity import BatchIntensity
+
+__all__ = ["StudyModule", "make_transform"]
+
+_INIT, _DROPOUT, _AUGMENT = range(3)
+
+
+class StudyModule(pl.LightningModule):
+    """Lightning module of one member: network, loss, optimiser.
+
+    Its hyper-parameters are plain Python types, so that the checkpoint can be read with ``weights_only``.
+
+    Parameters
+    ----------
+    network : dict
+        ``name``, ``width`` and ``options`` as in the configuration.
+    task : str
+        ``binary``, ``multiclass``, ``multilabel`` or ``regression``.
+    num_outputs : int
+        Outputs of the network, K.
+    intensity, augment : dict
+        As in the configuration.
+    optim : dict
+        Fields of `volrec.config.OptimConfig`.
+    spacing : list of float
+        Usual spacing (T, H, W) of the studies, mm: what a rotation out of the plane needs.
+    class_weights : list, optional
+        As `volrec.training.losses.class_weights` gives them.
+    scaling : dict, optional
+        ``mean`` and ``std`` of the training targets of a regression, a value each.
+    slice_label_weight : float
+        Weight of the slice loss of slicewise networks; 0 leaves it out.
+    seed : int
+        Seed of weights, dropout and augmentation.
+    steps_per_epoch, epochs : int
+        Batches an epoch and rank, and epochs of the whole schedule.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: dict[str, Any],
+        task: str,
+        num_outputs: int,
+        intensity: dict[str, Any],
+        augment: dict[str, Any],
+        optim: dict[str, Any],
+        spacing: list[float] | None,
+        class_weights: list[Any] | None,
+        scaling: dict[str, list[float]] | None,
+        slice_label_weight: float,
+        seed: int,
+        steps_per_epoch: int,
+        epochs: int,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        kind: Any = task
+        self.task = kind
+        self.num_outputs = num_outputs
+        self.transform = make_transform(intensity, augment, spacing=spacing)
+        # Drawn under a seed of its own, without disturbing the caller's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(step_seed(seed, _INIT))
+            self.network = networks.create(
+                network["name"],
+                num_classes=num_outputs,
+                in_channels=self.transform.channels,
+                width=network["width"],
+                **network["options"],
+            )
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.loss = StudyLoss(kind, label_smoothing=optim["label_smoothing"], weights=weights)
+        self.slice_weight = slice_label_weight if isinstance(self.network, SlicewiseNetwork) else 0.0
+        self.scaling = scaling
+        self.seed = seed
+        self.clock = StepClock()
+        self._rank = rank()
+        self._problems: list[dict[str, Any]] = []
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Note that the batch is here, and keep what could not be read out of it."""
+        self.clock.fetched()
+        problems = batch.pop("problems", [])
+        if problems:
+            self._problems += problems
+            valid = batch["valid"]
+            # A batch without a single study still takes its step (other ranks wait for it), with a loss of zero.
+            chosen = valid.nonzero().flatten() if valid.any() else torch.zeros(1, dtype=torch.int64)
+            batch = {key: value[chosen] for key, value in batch.items()}
+        return batch
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Note that the batch is on the device."""
+        self.clock.moved()
+        return batch
+
+    def take_problems(self) -> list[dict[str, Any]]:
+        """Return, and forget, the problems of studies that could not be read since the last call."""
+        problems, self._problems = self._problems, []
+        return problems
+
+    def training_step(self, batch: dict[str, Tensor], step: int) -> Tensor:
+        """Return the loss of one batch.
+
+        Parameters
+        ----------
+        batch : dict
+            ``image`` (B, 1, T', H, W), ``quantiles`` (B, 1001), ``target`` (B, K), and where there are slice labels
+            ``slice_target`` (B, T').
+        step : int
+            Batch within the epoch.
+        """
+        where = (self.current_epoch, step, self._rank)
+        # Dropout draws from the global generator: tied to the step, it does not depend on what came before.
+        torch.manual_seed(step_seed(self.seed, _DROPOUT, *where))
+        generator = torch.Generator().manual_seed(step_seed(self.seed, _AUGMENT, *where))
+        batch = self.transform(self._prepared(batch), generator=generator)
+        images, targets = batch["image"], batch["target"]
+        # Arithmetic rather than a branch: asking the device for the value would make it wait.
+        count = batch["valid"].any().to(targets.dtype)
+        if "slice_target" not in batch:
+            return count * self.loss(self.network(images), targets)
+        network: Any = self.network
+        network.check_input(images)
+        features = network.forward_features(images)
+        loss = self.loss(network.forward_head(features), targets)
+        logits = network.slice_logits(features)
+        return count * (loss + self.slice_weight * slice_loss(logits, batch["slice_target"], self.task))
+
+    def _prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Bring targets to the form that the loss reads and mixup may average."""
+        targets = batch["target"]
+        if self.scaling is not None:
+            mean, std = (targets.new_tensor(self.scaling[key]) for key in ("mean", "std"))
+            targets = (targets - mean) / std
+        prepared = {**batch, "target": soft_targets(targets, self.task, self.num_outputs)}
+        labelled = prepared.pop("slice_target", None)
+        if labelled is not None and self.slice_weight:
+            prepared["slice_target"] = soft_slice_targets(labelled, self.task, self.num_outputs)
+        return prepared
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser and its schedule, one value an update."""
+        optim, epochs = self.hparams["optim"], self.hparams["epochs"]
+        optimizer = make_optimizer(self.network, optim)
+        per_epoch = -(-self.hparams["steps_per_epoch"] // optim["accumulate"])
+        warmup = round(per_epoch * optim["warmup_epochs"])
+
+        def factor(step: int) -> float:
+            return lr_factor(step, steps=per_epoch * epochs, warmup=warmup, schedule=optim["schedule"])
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def make_transform(
+    intensity: dict[str, Any], augment: dict[str, Any], *, spacing: list[float] | None = None
+) -> BatchTransform:
+    """Build what turns a stored batch into network input.
+
+    Parameters
+    ----------
+    intensity, augment : dict
+        Sections of the configuration.
+    spacing : list of float, optional
+        Usual spacing (T, H, W), mm.
+    """
+    normalise = BatchIntensity(intensity["kind"], windows=intensity["windows"], percentiles=intensity["percentiles"])
+    changes = any(value for key, value in augment.items() if key not in {"spatial_probability", "flip"})
+    changes = changes or any(augment["flip"].values())
+    return BatchTransform(normalise, BatchAugment(**augment, spacing=spacing) if changes else None)
