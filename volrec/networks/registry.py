@@ -13,6 +13,7 @@ from typing import Any
 from volrec.errors import ConfigError
 from volrec.networks.base import SequenceNetwork
 from volrec.networks.facts import NetworkSpec, check_number, parameter_error, suggest
+from volrec.networks.layers import channels_last
 
 __all__ = ["create", "list_networks", "register", "spec"]
 
@@ -97,6 +98,7 @@ def create(
     check_number(width, name="width", owner=name, kind=float, low=0, open_low=True)
     values = facts.resolve(options, faithful=faithful)
     network = factory(num_classes=num_classes, in_channels=in_channels, faithful=faithful, width=float(width), **values)
+    channels_last(network)
     network.spec = facts
     network.architecture = {
         "name": name,

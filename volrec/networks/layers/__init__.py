@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from volrec.networks.layers.blocks import NORMS, init_kaiming, norm_layer, scale_channels
+from volrec.networks.layers.blocks import NORMS, channels_last, init_kaiming, norm_layer, scale_channels
 from volrec.networks.layers.pooling import AdaptivePool3d, CaffeMaxPool3d
 
-__all__ = ["NORMS", "AdaptivePool3d", "CaffeMaxPool3d", "init_kaiming", "norm_layer", "scale_channels"]
+__all__ = ["NORMS", "AdaptivePool3d", "CaffeMaxPool3d", "channels_last", "init_kaiming", "norm_layer", "scale_channels"]

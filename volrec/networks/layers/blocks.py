@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 
-__all__ = ["NORMS", "init_kaiming", "norm_layer", "scale_channels"]
+__all__ = ["NORMS", "channels_last", "init_kaiming", "norm_layer", "scale_channels"]
 
 NORMS = ("none", "batch", "instance", "group")
 
@@ -37,6 +38,18 @@ def norm_layer(kind: str, channels: int, *, dims: int) -> nn.Module:
     if kind == "instance":
         return {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](channels, affine=True)
     return nn.GroupNorm(math.gcd(8, channels), channels)
+
+
+def channels_last(network: nn.Module) -> None:
+    """Lay the kernels of all convolutions out with the channels last; shapes and values stay.
+
+    Narrow networks then train about 1.3 times as fast on a CPU, wide ones as fast as before
+    (``tests/performance/bench_networks.py``). Results differ in the last digits only.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim in {4, 5}:
+            layout = torch.channels_last if parameter.ndim == 4 else torch.channels_last_3d
+            parameter.data = parameter.data.to(memory_format=layout)
 
 
 def init_kaiming(module: nn.Module) -> None:
