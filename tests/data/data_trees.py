@@ -117,6 +117,12 @@ def make_series(
         modality, image_type = "", ()
     else:
         names = tuple(str(root / path / f"{uid or 'f'}-{number}") for number in range(files))
+    # Patient axis (0 left, 1 back, 2 head) of each array axis (T, H, W).
+    patient_axes = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}[orientation]
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, step in enumerate((thick, 1.0, 1.0)):
+        affine[patient_axes[axis], axis] = step
     return Series(
         uid=uid or path,
         kind=kind,
@@ -130,7 +136,7 @@ def make_series(
         headers=tuple(Header(name) for name in names),
         shape=(slices, 32, 32),
         spacing=(thick, 1.0, 1.0),
-        affine=tuple(tuple(float(a == b) for b in range(4)) for a in range(4)),
+        affine=tuple(tuple(float(value) for value in row) for row in affine),
         derived="DERIVED" in image_type,
         **values,
     )

@@ -138,10 +138,13 @@ def test_a_killed_scan_keeps_what_it_read(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_block_keeps_its_lines(tmp_path: Path) -> None:
-    cache = HeaderCache(ROOT, folder=tmp_path)
-    with pytest.raises(KeyboardInterrupt), cache.writer() as out:
-        out.add(encode_scans([("a", _scan("a"))]))
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with HeaderCache(ROOT, folder=tmp_path).writer() as out:
+            out.add(encode_scans([("a", _scan("a"))]))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert set(HeaderCache(ROOT, folder=tmp_path).load(_files(["a"]))) == {"a"}
 
 

@@ -14,8 +14,9 @@ from volrec.config import SeriesConfig
 from volrec.data.naming import file_stem, folder_of, name_of, relative_path
 from volrec.data.studies import Group
 from volrec.io import SET_ASIDE, Series
+from volrec.io.geometry import canonical_shape
 
-__all__ = ["Choice", "Habits", "choose", "habits", "series_name"]
+__all__ = ["Choice", "Habits", "choose", "habits", "matches", "modality_of", "series_name"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def habits(groups: Iterable[Group], config: SeriesConfig, root: Path) -> Habits:
         best: dict[tuple[str, str], int] = {}
         for one in candidates:
             role = _role(one, group, root)
-            best[role] = max(best.get(role, 0), one.shape[0])
+            best[role] = max(best.get(role, 0), slices_of(one))
         for role, count in best.items():
             slices[role].append(count)
     frequency = {role: len(counts) for role, counts in slices.items()}
@@ -131,6 +132,11 @@ def modality_of(series: Series) -> str:
     return series.modality or ("NIfTI" if series.kind == "nifti" else "unknown")
 
 
+def slices_of(series: Series) -> int:
+    """Return the number of slices across the acquired plane (T)."""
+    return canonical_shape(series)[0][0] if all(series.shape) else 0
+
+
 def _path(series: Series, root: Path) -> str:
     """Relative folder (DICOM) or file that holds the series."""
     if len(series.files) == 1:
@@ -166,14 +172,15 @@ def _reject(series: Series, config: SeriesConfig, root: Path) -> tuple[str, str]
         return "filtered", f"modality {modality_of(series)}; {config.modality} was asked for"
     if config.orientation and series.orientation != config.orientation:
         return "filtered", f"orientation {series.orientation}; {config.orientation} was asked for"
-    if config.path and not _matches(series, config.path, root):
+    if config.path and not matches(series, config.path, root):
         return "filtered", f"its path does not match {config.path}"
-    if series.shape[0] < config.min_slices:
-        return "filtered", f"{_count(series.shape[0], 'slice')}; at least {config.min_slices} were asked for"
+    if slices_of(series) < config.min_slices:
+        return "filtered", f"{_count(slices_of(series), 'slice')}; at least {config.min_slices} were asked for"
     return None
 
 
-def _matches(series: Series, pattern: str, root: Path) -> bool:
+def matches(series: Series, pattern: str, root: Path) -> bool:
+    """Tell whether a glob pattern finds a series by its path or that of its first file, relative to the root."""
     first = relative_path(series.files[0], root)
     path = _path(series, root)
     # A leading slash stands for the root, so that */t2/* finds a folder t2 at the top as well.
@@ -186,8 +193,8 @@ def _key(series: Series, group: Group, usual: Habits, root: Path) -> tuple[Any, 
         bool(series.missing),
         series.derived,
         usual.roles.get(_role(series, group, root), len(usual.roles)),
-        -series.shape[0],
-        round(series.spacing[0], 2),
+        -slices_of(series),
+        round(canonical_shape(series)[1][0], 2),
         series.uid,
     )
 
@@ -206,7 +213,8 @@ def _why(
     # The criteria that thinned the field, up to the one that left a single series.
     reasons: list[str] = []
     field_ = list(candidates)
-    slices = winner.shape[0]
+    slices = slices_of(winner)
+    thickness = canonical_shape(winner)[1][0]
     for number in range(len(keys[id(winner)])):
         beaten = [one for one in field_ if keys[id(one)][number] != keys[id(winner)][number]]
         if not beaten:
@@ -222,7 +230,7 @@ def _why(
                 f"original, {names} {'is' if len(beaten) == 1 else 'are'} derived",
                 f"'{role[0]}' {role[1]} is in {usual.frequency.get(role, 0)} of {usual.studies} studies",
                 f"most slices ({slices}) of {len(field_)} {what} series",
-                f"thinnest slices ({winner.spacing[0]:.3g} mm) of {len(field_)} {what} series with {slices}",
+                f"thinnest slices ({thickness:.3g} mm) of {len(field_)} {what} series with {slices}",
                 f"the first by uid of {len(field_)} alike {what} series with {slices} slices",
             )[number]
         )

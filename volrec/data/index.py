@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volrec.config import SeriesConfig
-from volrec.data.choose import choose, habits, modality_of
+from volrec.data.choose import choose, habits, matches, modality_of
 from volrec.data.forecast import forecast
 from volrec.data.naming import name_of, natural, relative_path
 from volrec.data.scan import Scan, scan_tree
@@ -19,6 +19,7 @@ from volrec.data.studies import Group, group_studies
 from volrec.errors import DataError, Problem
 from volrec.files import write_atomically
 from volrec.io import SET_ASIDE, Series, assemble
+from volrec.io.geometry import canonical_shape
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -113,7 +114,7 @@ class StudyIndex:
 
     @cached_property
     def table(self) -> DataFrame:
-        """One row a series; spacing in mm along (T, H, W) of the series as acquired."""
+        """One row a series; size in voxels and spacing in mm along (T, H, W), as it will be read."""
         from pandas import DataFrame
 
         return DataFrame(self._rows, columns=list(COLUMNS))
@@ -249,8 +250,9 @@ def index(
     config = series or SeriesConfig()
     root = scan.tree.root
     found, loose = assemble([header for file in scan.files.values() for header in file.headers], root=root)
-    # With a path asked for by name, a mask is as good as an image.
-    groups, masks, assumed = group_studies(found, root, masks=config.path is None)
+    pattern = config.path
+    wanted = None if pattern is None else (lambda one: matches(one, pattern, root))
+    groups, masks, assumed = group_studies(found, root, wanted=wanted)
     usual = habits(groups, config, root)
     studies: list[StudyRecord] = []
     rows: list[dict[str, Any]] = []
@@ -337,6 +339,7 @@ def _of_study(group: Group, chosen: Series | None, why: str, modality: str) -> I
 
 def _row(one: Series, group: Group, status: str, why: str, root: Path) -> dict[str, Any]:
     problem = "; ".join(f"{problem.code}: {problem.reason}" for problem in one.problems)
+    shape, spacing = canonical_shape(one) if all(one.shape) else (one.shape, one.spacing)
     values: Sequence[Any] = (
         group.study,
         group.patient,
@@ -345,8 +348,8 @@ def _row(one: Series, group: Group, status: str, why: str, root: Path) -> dict[s
         one.kind,
         modality_of(one),
         one.orientation,
-        *(int(size) for size in one.shape),
-        *(round(float(size), 6) for size in one.spacing),
+        *(int(size) for size in shape),
+        *(round(float(size), 6) for size in spacing),
         status == "chosen",
         why,
         status,

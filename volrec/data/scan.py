@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,9 @@ __all__ = ["Scan", "scan_tree"]
 log = logging.getLogger(__name__)
 
 FEW = 500
-"""Below so many unread files a pool of processes takes longer to start than they take to read."""
+"""So few unread files are read by this process: a pool of processes takes longer to start."""
+SOON = 4.0
+"""Seconds of reading that are left to this process alone, as measured on the first files."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,20 @@ def scan_tree(folder: Path | str, *, cache: Path | str | None = None, jobs: int 
 def _read(root: Path, relatives: Sequence[str], jobs: int, problems: list[Problem]) -> Iterator[str]:
     """Yield encoded scans of all files; those that cost a worker its life end among the problems."""
     tasks = [_Task(str(root), tuple(relatives[start : start + CHUNK])) for start in range(0, len(relatives), CHUNK)]
-    if len(relatives) <= FEW or jobs <= 1:
-        with progress("reading headers", len(relatives)) as bar:
-            for task in tasks:
-                yield scan_chunk(task)
-                bar.advance(len(task.relatives))
-        return
+    with progress("reading headers", len(relatives)) as bar:
+        start = time.monotonic()
+        done = 0
+        for number, task in enumerate(tasks, start=1):
+            yield scan_chunk(task)
+            done += len(task.relatives)
+            bar.advance(len(task.relatives))
+            spent, left = time.monotonic() - start, len(relatives) - done
+            # A fast disk is through before a pool is up; a slow one gains from it with far fewer files.
+            if jobs > 1 and left > FEW and spent > 0.2 and spent / done * left > SOON:
+                tasks = tasks[number:]
+                break
+        else:
+            return
     dead: list[str] = []
     for outcome in map_processes(scan_chunk, tasks, jobs=jobs, description="reading headers", name=str):
         if outcome.result is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,7 +67,7 @@ class Group:
 
 
 def group_studies(
-    series: Sequence[Series], root: Path, *, masks: bool = True
+    series: Sequence[Series], root: Path, *, wanted: Callable[[Series], bool] | None = None
 ) -> tuple[list[Group], list[Series], list[Problem]]:
     """Sort series into studies.
 
@@ -77,8 +77,8 @@ def group_studies(
         As `assemble` gave them for `root`.
     root : Path
         Scanned folder.
-    masks : bool
-        Set NIfTI files aside whose names say that they are segmentations.
+    wanted : callable, optional
+        Tells which series were asked for by path: these are images even where their names say that they are masks.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def group_studies(
     """
     problems: list[Problem] = []
     dicom = _group_dicom([one for one in series if one.kind == "dicom"], root)
-    nifti, loose = _group_nifti([one for one in series if one.kind != "dicom"], root, problems, masks=masks)
+    nifti, loose = _group_nifti([one for one in series if one.kind != "dicom"], root, problems, wanted)
     _name_dicom(dicom, root, taken={group.study for group in nifti}, owners=_owners([*dicom, *nifti]))
     groups = [*dicom, *nifti]
     problems.extend(_several_patients(dicom))
@@ -135,7 +135,7 @@ def _name_dicom(groups: Sequence[Group], root: Path, *, taken: set[str], owners:
             name = name_of(folder) or root.name
             group.study = name if count[name] == 1 and name not in taken else folder
         else:
-            group.study = group.uid or group.path
+            group.study = group.uid or group.path or root.name
     for name, times in Counter(group.study for group in groups).items():
         if times > 1 or name in taken:  # one StudyInstanceUID for two patients
             alike = [group for group in groups if group.study == name]
@@ -144,15 +144,16 @@ def _name_dicom(groups: Sequence[Group], root: Path, *, taken: set[str], owners:
 
 
 def _group_nifti(
-    series: Sequence[Series], root: Path, problems: list[Problem], *, masks: bool
+    series: Sequence[Series], root: Path, problems: list[Problem], wanted: Callable[[Series], bool] | None
 ) -> tuple[list[Group], list[Series]]:
     paths = {id(one): relative_path(one.files[0], root) for one in series}
-    aside = [one for one in series if masks and is_mask(paths[id(one)])]
+    asked = {id(one) for one in series if wanted is not None and wanted(one)}
+    aside = [one for one in series if id(one) not in asked and is_mask(paths[id(one)])]
     if len(aside) == len(series):  # a folder of masks alone is what the user wants to look at
         aside = []
     set_aside = {id(one) for one in aside}
     images = [one for one in series if id(one) not in set_aside]
-    name, said = nifti_names({paths[id(one)] for one in images})
+    name, said = nifti_names({paths[id(one)] for one in images if not asked or id(one) in asked})
     groups: dict[str, Group] = {}
     for one in images:
         path = paths[id(one)]

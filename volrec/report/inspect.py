@@ -12,12 +12,13 @@ import numpy as np
 from volrec.data.choose import modality_of
 from volrec.errors import Problem
 from volrec.files import readable_size
+from volrec.io.geometry import canonical_shape
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from volrec.data.labels import Cohort
 
     from volrec.data.index import StudyIndex, StudyRecord
+    from volrec.data.labels import Cohort
 
 __all__ = ["index_json", "printable", "readable_time", "render_cohort", "render_index", "render_problems"]
 
@@ -144,12 +145,13 @@ def _studies(studies: Sequence[StudyRecord], console: Console, *, all_studies: b
             table.add_row(f"… {len(studies) - FIRST - LAST} more", *([""] * (len(table.columns) - 1)), style="dim")
             continue
         series = record.series
+        shape, spacing = canonical_shape(series)
         cells = [
             record.study,
             *([record.patient] if patients else []),
             modality_of(series),
-            " x ".join(str(size) for size in series.shape),
-            " x ".join(f"{size:.3g}" for size in series.spacing),
+            " x ".join(str(size) for size in shape),
+            " x ".join(f"{size:.3g}" for size in spacing),
             series.orientation,
             f"{_series_path(record)}: {record.why}" if _series_path(record) else record.why,
         ]
@@ -179,8 +181,9 @@ def _totals(index: StudyIndex, console: Console) -> None:
     ]
     chosen = [record.series for record in index.studies]
     if chosen:
-        spread = [_spread([series.shape[axis] for series in chosen], "d") for axis in range(3)]
-        spacing = [_spread([series.spacing[axis] for series in chosen], ".3g") for axis in range(3)]
+        grids = [canonical_shape(series) for series in chosen]
+        spread = [_spread([shape[axis] for shape, _ in grids], "d") for axis in range(3)]
+        spacing = [_spread([steps[axis] for _, steps in grids], ".3g") for axis in range(3)]
         lines += [
             f"chosen: {_listed(summary['modalities'])}; {_listed(summary['orientations'])}",
             f"  slices {spread[0]}, rows {spread[1]}, columns {spread[2]}",
