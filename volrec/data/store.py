@@ -31,10 +31,10 @@ from volrec.data.entries import (
     study_quantiles,
     write_entry,
 )
-from volrec.errors import ConfigError, Problem, StoreError, VolrecError
+from volrec.errors import ConfigError, DataError, Problem, StoreError, VolrecError
 from volrec.files import readable_size
-from volrec.io.series import MissingSlices, Series, read_series
-from volrec.io.volume import Volume
+from volrec.io import Series, Volume, read_series
+from volrec.io.series import MissingSlices
 from volrec.parallel import available_cpus, map_processes
 
 __all__ = ["Entry", "Store", "StoredVolume", "preprocess_volume", "study_quantiles"]
@@ -47,6 +47,8 @@ PREPROCESSING = 1
 """Raise it when decoding or resampling changes what comes out for the same settings."""
 SMALL = 200_000_000
 """Bytes of decoded voxels below which starting processes costs more than it saves."""
+NARROW = 256
+"""Range of whole numbers below which rounding after interpolation would cost too much: float32 is kept instead."""
 UNCOMPRESSED = frozenset({"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 AXES = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
 """Patient axis (0 left, 1 back, 2 head) of T, H, W for each plane of the slices."""
@@ -283,6 +285,8 @@ def preprocess_volume(volume: Volume, preprocess: PreprocessConfig) -> StoredVol
     if preprocess.spacing is not None or preprocess.canvas is not None:
         from volrec.transforms.preprocess import preprocess_array
 
+        if preprocess.spacing is not None and array.dtype == np.int16 and np.ptp(quantiles) < NARROW:
+            array = array.astype(np.float32)
         array, affine = preprocess_array(
             array,
             affine,
@@ -343,7 +347,10 @@ def _bytes_of(series: Series, preprocess: PreprocessConfig) -> int:
 
     shape, spacing = _canonical(series, preprocess.slice_axis)
     grid = np.diag([*spacing, 1.0])
-    t, h, w = preprocessed_shape(shape, grid, spacing=preprocess.spacing, canvas=preprocess.canvas)
+    try:
+        t, h, w = preprocessed_shape(shape, grid, spacing=preprocess.spacing, canvas=preprocess.canvas)
+    except DataError:  # no spacing: it will be quarantined when it is decoded
+        t, h, w = shape
     return t * h * w * (2 if _fits_int16(series) else 4) + 128
 
 
@@ -363,7 +370,8 @@ def _canonical(series: Series, slice_axis: str) -> tuple[list[int], list[float]]
 
 def _fits_int16(series: Series) -> bool:
     for header in series.headers:
-        if header.kind == "nifti" and header.dtype not in {"uint8", "int8", "int16"}:
+        stored = np.dtype(header.dtype or np.int16)
+        if stored.kind not in "iu" or stored.itemsize > (1 if stored.kind == "u" else 2):
             return False
         whole = float(header.slope).is_integer() and float(header.intercept).is_integer()
         if header.pixel_kind != "int" or header.bits_allocated > 16 or not whole:

@@ -19,7 +19,7 @@ from volrec.errors import DataError, Problem, RunError, VolrecError
 from volrec.inference.members import Contract, LoadedMember, load_members
 from volrec.inference.predictor import Ensemble, StudyScore
 from volrec.inference.tables import score_table, target_values
-from volrec.io.series import Series, read_series
+from volrec.io import Series, read_series
 from volrec.parallel import available_cpus
 from volrec.progress import progress
 from volrec.runs import RunFolder
