@@ -6,6 +6,7 @@ What a value means is DICOM PS3.3 C.7.6.3 (stored values, padding) and C.11.1 (r
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,11 +29,11 @@ _PARALLEL_PIXELS = 16_000_000
 """Starting processes costs about what decoding 64 slices of 512x512 does."""
 _MEASURED = frozenset({"CT", "PT", "NM"})  # stored values are physical: MONOCHROME1 only says how to show them
 _PACKAGES = {
-    "1.2.840.10008.1.2.4.90": "python-gdcm or pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.91": "python-gdcm or pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.201": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.90": "python-gdcm",
+    "1.2.840.10008.1.2.4.91": "python-gdcm",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",
 }
 _PIXEL_MODULE = [
     0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102,
@@ -115,7 +116,7 @@ def _is_direct(header: Header) -> bool:
         and header.pixel_length > 0
         and not header.mosaic
         and (header.pixel_kind != "int" or header.bits_allocated in (8, 16, 32))
-        and not any(code == "modality-lut" for code, _ in header.notes)
+        and not _has_lut(header)
     )
 
 
@@ -210,8 +211,7 @@ def _decode_all(headers: Sequence[Header], jobs: int) -> list[np.ndarray]:
 
 def _decode_share(share: _Share) -> list[np.ndarray]:
     """Decode frames of one file with pydicom."""
-    import pydicom
-    from pydicom.pixels import apply_modality_lut, get_decoder
+    from pydicom.pixels import get_decoder
 
     header = share.headers[0]
     logging.getLogger("pydicom").setLevel(logging.ERROR)
@@ -234,17 +234,16 @@ def _decode_share(share: _Share) -> list[np.ndarray]:
     try:
         with open(header.path, "rb") as handle:
             _check_unchanged(handle, header)
-            data = pydicom.dcmread(handle, force=True, specific_tags=list(_PIXEL_MODULE))
-        planes = _decoded(decoder, data, share, apply_modality_lut)
+            planes = _decoded(decoder, handle, share)
     except OSError as error:
         raise _unreadable(header.path, error) from None
     except DataError:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise many kinds on damaged streams
-        reason = str(error).partition("\n")[0]
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])
         raise DataError(
             f"its pixels cannot be decoded ({type(error).__name__}: {reason}).",
-            remedy="Open it in a viewer; if it shows there, please report this.",
+            remedy="Open it in a viewer, or convert it, for example with gdcmconv --raw.",
             where=header.path,
             code="decode",
         ) from None
@@ -259,25 +258,50 @@ def _decode_share(share: _Share) -> list[np.ndarray]:
     return planes
 
 
-def _decoded(decoder: Any, data: Any, share: _Share, apply_lut: Any) -> list[np.ndarray]:
+def _decoded(decoder: Any, handle: BinaryIO, share: _Share) -> list[np.ndarray]:
     header = share.headers[0]
-    many = header.frames > 1 and not header.mosaic
-    planes = []
-    if header.mosaic:
-        whole, _ = decoder.as_array(data, raw=True)
-        across = whole.shape[1] // header.columns
-        for part in share.headers:
-            row, column = divmod(part.frame, across)
-            top, left = row * header.rows, column * header.columns
-            planes.append(whole[top : top + header.rows, left : left + header.columns])
-    elif many:
-        indices = [part.frame for part in share.headers]
-        planes = [plane for plane, _ in decoder.iter_array(data, indices=indices, raw=True)]
+    indices = [0] if header.mosaic else [part.frame for part in share.headers]
+    if header.pixel_offset and header.pixel_length < 0 and not _has_lut(header):
+        # By offset, item by item: the end of the stream that pydicom looks for may also occur inside it.
+        handle.seek(header.pixel_offset)
+        options = _pixel_options(header)
+        planes = [decoder.as_array(handle, index=index, raw=True, **options)[0] for index in indices]
     else:
-        planes = [decoder.as_array(data, raw=True)[0]]
-    if "ModalityLUTSequence" in data:
-        planes = [apply_lut(plane, data) for plane in planes]
-    return planes
+        import pydicom
+        from pydicom.pixels import apply_modality_lut
+
+        data = pydicom.dcmread(handle, force=True, specific_tags=list(_PIXEL_MODULE))
+        planes = [plane for plane, _ in decoder.iter_array(data, indices=indices, raw=True)]
+        if _has_lut(header):
+            planes = [apply_modality_lut(plane, data) for plane in planes]
+    if not header.mosaic:
+        return planes
+    tiles = []
+    across = planes[0].shape[1] // header.columns
+    for part in share.headers:
+        row, column = divmod(part.frame, across)
+        top, left = row * header.rows, column * header.columns
+        tiles.append(planes[0][top : top + header.rows, left : left + header.columns])
+    return tiles
+
+
+def _has_lut(header: Header) -> bool:
+    return any(code == "modality-lut" for code, _ in header.notes)
+
+
+def _pixel_options(header: Header) -> dict[str, Any]:
+    side = math.isqrt(max(header.mosaic - 1, 0)) + 1  # tiles of a mosaic along each edge
+    return {
+        "rows": header.rows * side,
+        "columns": header.columns * side,
+        "samples_per_pixel": header.samples,
+        "number_of_frames": 1 if header.mosaic else header.frames,
+        "bits_allocated": header.bits_allocated,
+        "bits_stored": header.bits_stored,
+        "photometric_interpretation": header.photometric,
+        "pixel_representation": int(header.signed),
+        "pixel_keyword": "PixelData",
+    }
 
 
 # -- values ----------------------------------------------------------------------------------------------------------
