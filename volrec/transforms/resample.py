@@ -23,8 +23,11 @@ from volrec.transforms.slice_axis import spacing_of
 
 __all__ = ["AxisGrid", "axis_grids", "resample", "resample_to_grids"]
 
-_BLOCK = 16  # Outputs a product: small enough to skip most zeros of the band, large enough for the matrix kernel.
-_STRIP = 16384  # Voxels of a slice handled at once through the slices: bounded memory, in cache.
+# Outputs a product: few enough to skip most zeros of the band, which is wider where the axis shrinks.
+_BLOCK_GROWING, _BLOCK_SHRINKING = 16, 8
+# Multiplications a product: the largest that OpenBLAS does on one thread. Such small products spend more time waiting
+# for a second thread than it saves, many times more where other processes (decoding workers) want the processors too.
+_PRODUCT = 2**18
 _EXACT_IN_FLOAT32 = (np.int8, np.uint8, np.int16, np.uint16)
 
 Bands = list[tuple[slice, slice, np.ndarray]]
@@ -224,7 +227,8 @@ def _through_plane(planes: np.ndarray, size: int, bands: Bands, dtype: np.dtype)
     """Resample T to `size` slices, in strips of rows, so that the float copy of the output stays small."""
     depth, height, width = planes.shape
     out = np.empty((size, height, width), dtype)
-    step = max(1, _STRIP // width)
+    largest = max(weights.size for _, _, weights in bands)
+    step = max(1, _PRODUCT // largest // width)
     for start in range(0, height, step):
         strip = np.ascontiguousarray(planes[:, start : start + step], dtype=np.float32).reshape(depth, -1)
         result = np.empty((size, strip.shape[1]), np.float32)
@@ -254,8 +258,9 @@ def _bands(grid: AxisGrid) -> Bands:
     weights /= weights.sum(axis=1, keepdims=True)
 
     blocks = []
-    for start in range(0, grid.size, _BLOCK):
-        stop = min(start + _BLOCK, grid.size)
+    block = _BLOCK_SHRINKING if grid.ratio > 1 else _BLOCK_GROWING
+    for start in range(0, grid.size, block):
+        stop = min(start + block, grid.size)
         used = taps[start:stop][weights[start:stop] > 0]
         low, high = int(used.min()), int(used.max()) + 1
         dense = np.zeros((stop - start, high - low), np.float32)

@@ -27,16 +27,16 @@ WINDOWS: dict[str, tuple[float, float]] = {
     "soft-tissue": (50, 400),
     "liver": (30, 150),
     "spine": (50, 250),
-    "angio": (300, 600),
+    "angio": (200, 600),
     "full": (1024, 4096),
 }
 """Level and width in HU by name.
 
-Head, chest, abdomen and spine follow the table of usual settings in Radiopaedia, "Windowing (CT)" (Murphy, Baba et al.,
-https://doi.org/10.53347/rID-52108): brain L40 W80, subdural L50-100 W130-300 (its middle here), stroke L32 W8 or L40
-W40, temporal bones L600 W2800, soft tissues of the head L20-60 W350-400 (its middle), lung L-600 W1500, mediastinum
-L50 W350, soft tissues of the abdomen L50 W400, liver L30 W150, soft tissues of the spine L50 W250, bone L400 W1800.
-``angio`` is the usual setting of CT angiography (L300 W600); ``full`` spans the 12 bits of a scanner from -1024 HU.
+All but ``full`` follow the usual settings given in Radiopaedia, "Windowing (CT)"
+(https://radiopaedia.org/articles/windowing-ct): brain L40 W80, subdural L50-100 W130-300 (the middle of both here),
+stroke L32 W8 or L40 W40, temporal bones L600 W2800, soft tissues of the head L20-60 W350-400 (the middle), lungs L-600
+W1500, mediastinum L50 W350, heart and vessels L200 W600, soft tissues of the abdomen L50 W400, liver L30 W150, spine
+L50 W250, bone L400 W1800. ``full`` spans the 12 bits of a scanner, from -1024 HU.
 """
 
 
