@@ -9,7 +9,7 @@ from io import BytesIO
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from volrec.data.phantom_geometry import Anatomy
 
@@ -94,14 +94,14 @@ class SliceWriter:
             _LOCATION: _decimal(position[2]).encode(),
             _PIXELS: stored.tobytes(),
         }
-        parts = []
+        parts: list[bytes] = []
         for piece, element in zip(self._pieces, _VARYING, strict=True):
             parts += (piece, _element(element, values[element]))
         return b"".join(parts)
 
-    def _uid(self, *names: str) -> str:
+    def _uid(self, *names: str) -> UID:
         """Derive a UID, always 64 characters long: the length of the file's meta group does not change."""
-        return str(generate_uid(entropy_srcs=["volrec phantom", *self._names, *names]))
+        return generate_uid(entropy_srcs=["volrec phantom", *self._names, *names])
 
     def _encode(self, study: str, patient: str) -> list[bytes]:
         """Encode the series with one slice, and cut out what differs: the pieces before each varying element."""

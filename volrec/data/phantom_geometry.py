@@ -30,7 +30,7 @@ from scipy.ndimage import gaussian_filter
 
 __all__ = ["Anatomy", "Stack", "draw_anatomy", "render"]
 
-AIR, FAT, TISSUE = -1000.0, -100.0, 40.0  # HU
+AIR, FAT, TISSUE, BONE = -1000.0, -100.0, 40.0, 700.0  # HU
 FIELD_OF_VIEW = 320.0  # mm
 MARGIN = 8.0  # mm of tissue left between structures, and between them and the skin
 EQUATOR = 0.92  # the outermost disc of a sphere lies within this share of its radius, so that it can still be seen
@@ -76,6 +76,8 @@ class Anatomy:
         Gantry tilt in degrees.
     semi_axes : tuple of float
         Half height and half width of the body, mm.
+    rim : float
+        HU of the outermost 8 mm of the body: fat, or the bone of a skull.
     organs : numpy.ndarray
         ``(N, 5)``: centre h, w and semi-axes h, w in mm, and HU above tissue; the same in every slice.
     stacks : tuple of Stack
@@ -87,6 +89,7 @@ class Anatomy:
     spacing: tuple[float, float, float]
     tilt: float
     semi_axes: tuple[float, float]
+    rim: float
     organs: np.ndarray
     stacks: tuple[Stack, ...]
 
@@ -153,17 +156,19 @@ def draw_anatomy(
     slices = shape[0]
     body = tuple(FIELD_OF_VIEW * share * rng.uniform(0.95, 1.05) for share in (0.33, 0.42))
     organs = _draw_organs(rng, body)
-    vessel_contrast = rng.uniform(240.0, 300.0)
+    vessel_contrast = rng.uniform(240.0, 300.0) if task == "nodule" else rng.uniform(60.0, 90.0)
 
     if task == "nodule":
         lesion, path, clearance = _draw_nodule(rng, positive, slices, spacing[0], tilt, body, vessel_contrast)
         radii = (6.0, 12.0)
     else:
         lesion, path, clearance = _draw_bleed(rng, slices, spacing[0], body)
-        radii = (6.0, 11.0)
+        radii = (5.0, 8.0)
     tubes = _draw_tubes(rng, slices, spacing[0], body, radii, vessel_contrast, (path, clearance))
     shown = (*tubes, *lesion) if positive or task == "nodule" else tubes
-    return Anatomy(positive, shape, spacing, tilt, (body[0], body[1]), organs, tuple(shown))
+    # A head's skull, beside its meaning, keeps the upper percentiles of the voxels above the blood of a single slice.
+    rim = FAT if task == "nodule" else BONE
+    return Anatomy(positive, shape, spacing, tilt, (body[0], body[1]), rim, organs, tuple(shown))
 
 
 def render(anatomy: Anatomy, rng: np.random.Generator, *, noise: float = 20.0, blur: float = 0.6) -> np.ndarray:
@@ -186,7 +191,7 @@ def render(anatomy: Anatomy, rng: np.random.Generator, *, noise: float = 20.0, b
     w = ((np.arange(width) - (width - 1) / 2) * pixel).astype(np.float32)[None, :]
 
     ground = np.full((height, width), AIR, dtype=np.float32)
-    for inset, value in ((0.0, FAT), (MARGIN, TISSUE)):
+    for inset, value in ((0.0, anatomy.rim), (MARGIN, TISSUE)):
         inside = _ellipse(h, w, 0.0, 0.0, anatomy.semi_axes[0] - inset, anatomy.semi_axes[1] - inset, pixel)
         ground += inside * (value - ground)
     for centre_h, centre_w, semi_h, semi_w, contrast in anatomy.organs:
@@ -261,7 +266,7 @@ def _draw_nodule(
 def _draw_bleed(
     rng: np.random.Generator, slices: int, step: float, body: tuple[float, ...]
 ) -> tuple[tuple[Stack, ...], np.ndarray, float]:
-    size = rng.uniform(20.0, 32.0)
+    size = rng.uniform(30.0, 44.0)
     centre_h, centre_w = (float(value[0]) for value in _within(rng, body, 1.0, 1, inset=size + 2 * MARGIN))
     index = np.array([int(rng.integers(1, slices - 1))])
     contrast = rng.uniform(380.0, 450.0)
