@@ -41,15 +41,19 @@ Adapted to volumes (``faithful=False``)
 Batch normalisation and He initialisation, global pooling and one linear layer in place of the three (or, with
 ``head="fc"``, fully connected layers behind an adaptive pool to 1 x 4 x 4), any size from 16 x 16 in the plane, any
 number of slices (pools round up: no slice is lost), `temporal_strides` for stacks too thin to be halved four times.
+For few studies that lie alike (crops around one organ): fewer `stages`, and a `grid` of positions that the head keeps
+apart, each with weights of its own, where global pooling would forget what lies where.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from volrec.errors import ConfigError
 from volrec.networks.base import SequenceNetwork
 from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import NORMS, AdaptivePool3d, CaffeMaxPool3d, init_kaiming, norm_layer, scale_channels
@@ -134,6 +138,10 @@ SPEC = NetworkSpec(
         "pooling": Option(
             str, "mean", "global pooling of the gap head", choices=("mean", "max", "mean-max"), paper="mean"
         ),
+        "stages": Option(int, 5, "stages kept, counted from the input (a stage ends in a pool)", low=1, high=5),
+        "grid": Option(
+            tuple, None, "positions (T, H, W) that the gap head keeps apart (None: 1, 1, 1)", low=1, high=64, length=3
+        ),
         "hidden": Option(
             int,
             0,
@@ -163,7 +171,7 @@ class C3D(SequenceNetwork):
         The paper's form: fixed clip size, the paper's initial weights.
     width : float
         Scale of all channel counts.
-    variant, pool5, norm, temporal_strides, head, pooling, hidden, dropout
+    variant, pool5, norm, temporal_strides, head, pooling, stages, grid, hidden, dropout
         The options of ``spec("c3d")``.
     """
 
@@ -180,14 +188,23 @@ class C3D(SequenceNetwork):
         temporal_strides: tuple[int, ...] | None,
         head: str,
         pooling: str,
+        stages: int,
+        grid: tuple[int, ...] | None,
         hidden: int,
         dropout: float,
     ) -> None:
+        if grid is not None and (head != "gap" or pooling != "mean"):
+            raise ConfigError(
+                f"grid={list(grid)} needs head='gap' and pooling='mean', got head={head!r} and pooling={pooling!r}.",
+                remedy="Leave out grid, or head and pooling.",
+                where="network.options",
+                code="network-option",
+            )
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
-            # conv5 must see a whole position in the plane; instance statistics need more than one.
-            smallest=(1, 32, 32) if norm == "instance" else (1, 16, 16),
+            # The last stage must see a whole position in the plane; instance statistics need more than one.
+            smallest=(1, *(2 ** (stages if norm == "instance" else stages - 1),) * 2),
             exact=SPEC.default_clip[1:] if faithful else None,
         )
         plan = _PLANS[variant]
@@ -195,20 +212,19 @@ class C3D(SequenceNetwork):
             temporal_strides = (2 if faithful and norm == "batch" else 1, 2, 2, 2, 2)
         self.order: list[tuple[str, str, str]] = []
         channels = in_channels
-        for number, (stage, depth, stride) in enumerate(
-            zip(plan.stages, plan.depths, temporal_strides, strict=True), 1
-        ):
+        kept = list(zip(plan.stages, plan.depths, temporal_strides, strict=True))[:stages]
+        for number, (stage, depth, stride) in enumerate(kept, 1):
             for name, out in stage:
-                last = name == stage[-1][0] and not (number == 5 and pool5 == "none")
+                last = name == stage[-1][0] and not (number == len(kept) and pool5 == "none")
                 channels = self._add_conv(
                     name, channels, scale_channels(out, width), depth, norm, f"pool{number}" if last else ""
                 )
-            if number < 5 or pool5 != "none":
-                pool = CaffeMaxPool3d((stride, 2, 2), symmetric=number == 5 and pool5 == "symmetric")
+            if number < len(kept) or pool5 != "none":
+                pool = CaffeMaxPool3d((stride, 2, 2), symmetric=number == len(kept) and pool5 == "symmetric")
                 self.add_module(f"pool{number}", pool)
         if head == "fc" and not hidden:
             hidden = scale_channels(plan.hidden, width)
-        self._add_head(head, channels, pooling, hidden, norm, dropout)
+        self._add_head(head, channels, pooling, grid, hidden, norm, dropout)
         self.fc8 = nn.Linear(self.num_features, num_classes)
         self._init_weights(faithful)
 
@@ -246,7 +262,16 @@ class C3D(SequenceNetwork):
         self.order.append((f"conv{name}", f"norm{name}" if norm != "none" else "", pool))
         return out
 
-    def _add_head(self, head: str, channels: int, pooling: str, hidden: int, norm: str, dropout: float) -> None:
+    def _add_head(
+        self,
+        head: str,
+        channels: int,
+        pooling: str,
+        grid: tuple[int, ...] | None,
+        hidden: int,
+        norm: str,
+        dropout: float,
+    ) -> None:
         self.hidden_layers: list[tuple[str, str, str]] = []
         if head == "fc":
             # At the paper's clip size the maps are 1 x 4 x 4 already and this pool changes nothing.
@@ -257,6 +282,9 @@ class C3D(SequenceNetwork):
             pool = AdaptivePool3d(pooling)
             self.pool = pool
             features = channels * pool.multiple
+            if grid is not None:
+                self.pool = nn.Sequential(nn.AdaptiveAvgPool3d(grid), nn.Flatten())
+                features = channels * math.prod(grid)
             names = ["fc7"] if hidden else []
         for name in names:
             self.add_module(name, nn.Linear(features, hidden, bias=norm == "none"))
@@ -294,6 +322,8 @@ def c3d(
     temporal_strides: tuple[int, ...] | None,
     head: str,
     pooling: str,
+    stages: int,
+    grid: tuple[int, ...] | None,
     hidden: int,
     dropout: float,
 ) -> C3D:
@@ -309,6 +339,8 @@ def c3d(
         temporal_strides=temporal_strides,
         head=head,
         pooling=pooling,
+        stages=stages,
+        grid=grid,
         hidden=hidden,
         dropout=dropout,
     )

@@ -1,0 +1,46 @@
+"""C3D cut short for small volumes: fewer stages, and a head that knows where things lie."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from volrec.errors import ConfigError
+from volrec.networks import create
+
+
+def small(**options):
+    given = {"stages": 2, "temporal_strides": [2, 2, 1, 1, 1], "pool5": "none", "width": 0.125, **options}
+    torch.manual_seed(0)
+    return create("c3d", num_classes=1, **given).eval()
+
+
+def test_fewer_stages_are_the_first_ones_and_read_smaller_volumes():
+    network = small(pool5="ceil")
+    assert [name for name, _ in network.named_children() if name.startswith(("conv", "pool"))] == [
+        "conv1a", "pool1", "conv2a", "pool2", "pool",
+    ]  # fmt: skip
+    assert network.smallest == (1, 2, 2)
+    assert network.forward_features(torch.randn(1, 1, 12, 16, 12)).shape == (1, 16, 3, 4, 3)
+    assert network(torch.randn(1, 1, 1, 2, 2)).shape == (1, 1)
+
+
+def test_pool5_none_leaves_out_the_pool_of_the_last_stage_kept():
+    assert small().forward_features(torch.randn(1, 1, 12, 16, 12)).shape == (1, 16, 6, 8, 6)
+
+
+def test_grid_tells_positions_apart_and_global_pooling_does_not():
+    maps = torch.randn(1, 16, 6, 8, 6)
+    moved = maps.roll((3, 4, 3), dims=(2, 3, 4))
+    assert torch.allclose(small().forward_head(maps), small().forward_head(moved), atol=1e-5)
+    placed = small(grid=[6, 8, 6])
+    assert placed.num_features == 16 * 6 * 8 * 6
+    assert not torch.allclose(placed.forward_head(maps), placed.forward_head(moved), atol=1e-3)
+    torch.testing.assert_close(placed.forward_head(maps, pre_logits=True), maps.flatten(1))
+    assert placed(torch.randn(2, 1, 20, 30, 20)).shape == (2, 1)
+
+
+@pytest.mark.parametrize("options", [{"head": "fc"}, {"pooling": "max"}])
+def test_grid_without_mean_pooling_is_refused(options):
+    with pytest.raises(ConfigError, match="grid"):
+        small(grid=[1, 2, 2], **options)
