@@ -56,7 +56,8 @@ def calibration_points(targets: ArrayLike, scores: ArrayLike, *, bins: int = 10)
         Number of bins of [0, 1].
     """
     truth, guess = _known(targets, scores)
-    place = np.clip((guess * bins).astype(np.int64), 0, bins - 1)
+    # A score on an edge belongs to the lower bin, as in scikit-learn.
+    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], guess)
     count = np.bincount(place, minlength=bins)
     held = count > 0
     predicted = np.bincount(place, weights=guess, minlength=bins)[held] / count[held]
