@@ -30,7 +30,7 @@ from scipy.ndimage import gaussian_filter
 
 __all__ = ["Anatomy", "Stack", "draw_anatomy", "render"]
 
-AIR, FAT, TISSUE, BONE = -1000.0, -100.0, 40.0, 700.0  # HU
+AIR, FAT, TISSUE = -1000.0, -100.0, 40.0  # HU
 FIELD_OF_VIEW = 320.0  # mm
 MARGIN = 8.0  # mm of tissue left between structures, and between them and the skin
 EQUATOR = 0.92  # the outermost disc of a sphere lies within this share of its radius, so that it can still be seen
@@ -76,8 +76,6 @@ class Anatomy:
         Gantry tilt in degrees.
     semi_axes : tuple of float
         Half height and half width of the body, mm.
-    rim : float
-        HU of the outermost 8 mm of the body: fat, or the bone of a skull.
     organs : numpy.ndarray
         ``(N, 5)``: centre h, w and semi-axes h, w in mm, and HU above tissue; the same in every slice.
     stacks : tuple of Stack
@@ -89,7 +87,6 @@ class Anatomy:
     spacing: tuple[float, float, float]
     tilt: float
     semi_axes: tuple[float, float]
-    rim: float
     organs: np.ndarray
     stacks: tuple[Stack, ...]
 
@@ -145,7 +142,7 @@ def draw_anatomy(
     positive : bool
         Class of the study.
     task : {"nodule", "bleed"}
-        Sphere against tapering vessel, or a blob in one slice against none.
+        Sphere against tapering vessel, or a bright blob against none.
     shape : tuple of int
         ``(T, H, W)``; at least 12 slices.
     spacing : tuple of float
@@ -156,7 +153,7 @@ def draw_anatomy(
     slices = shape[0]
     body = tuple(FIELD_OF_VIEW * share * rng.uniform(0.95, 1.05) for share in (0.33, 0.42))
     organs = _draw_organs(rng, body)
-    vessel_contrast = rng.uniform(240.0, 300.0) if task == "nodule" else rng.uniform(60.0, 90.0)
+    vessel_contrast = rng.uniform(240.0, 300.0)
 
     if task == "nodule":
         lesion, path, clearance = _draw_nodule(rng, positive, slices, spacing[0], tilt, body, vessel_contrast)
@@ -166,9 +163,7 @@ def draw_anatomy(
         radii = (5.0, 8.0)
     tubes = _draw_tubes(rng, slices, spacing[0], body, radii, vessel_contrast, (path, clearance))
     shown = (*tubes, *lesion) if positive or task == "nodule" else tubes
-    # A head's skull, beside its meaning, keeps the upper percentiles of the voxels above the blood of a single slice.
-    rim = FAT if task == "nodule" else BONE
-    return Anatomy(positive, shape, spacing, tilt, (body[0], body[1]), rim, organs, tuple(shown))
+    return Anatomy(positive, shape, spacing, tilt, (body[0], body[1]), organs, tuple(shown))
 
 
 def render(anatomy: Anatomy, rng: np.random.Generator, *, noise: float = 20.0, blur: float = 0.6) -> np.ndarray:
@@ -191,7 +186,7 @@ def render(anatomy: Anatomy, rng: np.random.Generator, *, noise: float = 20.0, b
     w = ((np.arange(width) - (width - 1) / 2) * pixel).astype(np.float32)[None, :]
 
     ground = np.full((height, width), AIR, dtype=np.float32)
-    for inset, value in ((0.0, anatomy.rim), (MARGIN, TISSUE)):
+    for inset, value in ((0.0, FAT), (MARGIN, TISSUE)):
         inside = _ellipse(h, w, 0.0, 0.0, anatomy.semi_axes[0] - inset, anatomy.semi_axes[1] - inset, pixel)
         ground += inside * (value - ground)
     for centre_h, centre_w, semi_h, semi_w, contrast in anatomy.organs:
@@ -266,16 +261,22 @@ def _draw_nodule(
 def _draw_bleed(
     rng: np.random.Generator, slices: int, step: float, body: tuple[float, ...]
 ) -> tuple[tuple[Stack, ...], np.ndarray, float]:
-    size = rng.uniform(30.0, 44.0)
+    size = min(rng.uniform(34.0, 44.0), 0.25 * slices * step)
     centre_h, centre_w = (float(value[0]) for value in _within(rng, body, 1.0, 1, inset=size + 2 * MARGIN))
-    index = np.array([int(rng.integers(1, slices - 1))])
+    depth = 0.7 * size  # it reaches as far up and down as to the sides, about
+    centre_t = rng.uniform(depth, (slices - 1) * step - depth)
     contrast = rng.uniform(380.0, 450.0)
+    along = np.arange(slices) * step
     lobes = []
-    for turn in rng.uniform(0, 2 * np.pi, 3):  # three overlapping lobes make an uneven outline
-        away = rng.uniform(0.2, 0.45) * size
+    for turn in rng.uniform(0, 2 * np.pi, 3):  # three overlapping spheres make an uneven outline
+        away = rng.uniform(0.2, 0.4) * size
+        radius = rng.uniform(0.5, 0.6) * size
+        height = centre_t + rng.uniform(-0.1, 0.1) * size
+        index = np.flatnonzero(np.abs(along - height) < EQUATOR * radius)
+        flat = np.ones(len(index))
+        profile = np.sqrt(radius**2 - (along[index] - height) ** 2)
         h, w = centre_h + away * np.sin(turn), centre_w + away * np.cos(turn)
-        lobe = np.array([rng.uniform(0.5, 0.6) * size])
-        lobes.append(Stack("blob", index, np.array([h]), np.array([w]), lobe, contrast))
+        lobes.append(Stack("blob", index, h * flat, w * flat, profile, contrast))
     return tuple(lobes), np.array([[centre_h, centre_w]]), size
 
 
