@@ -44,3 +44,10 @@ def test_grid_tells_positions_apart_and_global_pooling_does_not():
 def test_grid_without_mean_pooling_is_refused(options):
     with pytest.raises(ConfigError, match="grid"):
         small(grid=[1, 2, 2], **options)
+
+
+def test_shrink_averages_the_input_first():
+    x = torch.randn(1, 1, 12, 16, 12)
+    fine = torch.nn.functional.interpolate(x, scale_factor=4, mode="nearest")
+    torch.testing.assert_close(small(shrink=4)(fine), small()(x))
+    assert small(shrink=4).smallest == (4, 8, 8)

@@ -42,7 +42,8 @@ Batch normalisation and He initialisation, global pooling and one linear layer i
 ``head="fc"``, fully connected layers behind an adaptive pool to 1 x 4 x 4), any size from 16 x 16 in the plane, any
 number of slices (pools round up: no slice is lost), `temporal_strides` for stacks too thin to be halved four times.
 For few studies that lie alike (crops around one organ): fewer `stages`, and a `grid` of positions that the head keeps
-apart, each with weights of its own, where global pooling would forget what lies where.
+apart, each with weights of its own, where global pooling would forget what lies where. `shrink` makes the input coarser
+inside the network: unlike a coarser spacing of the store it keeps the exact edge of a study within its padding.
 """
 
 from __future__ import annotations
@@ -139,6 +140,7 @@ SPEC = NetworkSpec(
             str, "mean", "global pooling of the gap head", choices=("mean", "max", "mean-max"), paper="mean"
         ),
         "stages": Option(int, 5, "stages kept, counted from the input (a stage ends in a pool)", low=1, high=5),
+        "shrink": Option(int, 1, "the input is first averaged over cubes of so many voxels a side", low=1, high=16),
         "grid": Option(
             tuple, None, "positions (T, H, W) that the gap head keeps apart (None: 1, 1, 1)", low=1, high=64, length=3
         ),
@@ -171,7 +173,7 @@ class C3D(SequenceNetwork):
         The paper's form: fixed clip size, the paper's initial weights.
     width : float
         Scale of all channel counts.
-    variant, pool5, norm, temporal_strides, head, pooling, stages, grid, hidden, dropout
+    variant, pool5, norm, temporal_strides, head, pooling, stages, shrink, grid, hidden, dropout
         The options of ``spec("c3d")``.
     """
 
@@ -189,6 +191,7 @@ class C3D(SequenceNetwork):
         head: str,
         pooling: str,
         stages: int,
+        shrink: int,
         grid: tuple[int, ...] | None,
         hidden: int,
         dropout: float,
@@ -204,10 +207,11 @@ class C3D(SequenceNetwork):
             num_classes=num_classes,
             in_channels=in_channels,
             # The last stage must see a whole position in the plane; instance statistics need more than one.
-            smallest=(1, *(2 ** (stages if norm == "instance" else stages - 1),) * 2),
+            smallest=(shrink, *(shrink * 2 ** (stages if norm == "instance" else stages - 1),) * 2),
             exact=SPEC.default_clip[1:] if faithful else None,
         )
         plan = _PLANS[variant]
+        self.shrink = shrink
         if temporal_strides is None:
             temporal_strides = (2 if faithful and norm == "batch" else 1, 2, 2, 2, 2)
         self.order: list[tuple[str, str, str]] = []
@@ -232,6 +236,8 @@ class C3D(SequenceNetwork):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the maps after the last pool (B, F, T', H', W')."""
+        if self.shrink > 1:
+            x = F.avg_pool3d(x, self.shrink)
         for conv, norm, pool in self.order:
             x = self.get_submodule(conv)(x)
             if norm:
@@ -323,6 +329,7 @@ def c3d(
     head: str,
     pooling: str,
     stages: int,
+    shrink: int,
     grid: tuple[int, ...] | None,
     hidden: int,
     dropout: float,
@@ -340,6 +347,7 @@ def c3d(
         head=head,
         pooling=pooling,
         stages=stages,
+        shrink=shrink,
         grid=grid,
         hidden=hidden,
         dropout=dropout,
