@@ -58,7 +58,8 @@ def test_intervals_are_the_percentiles_of_a_plain_bootstrap_over_patients():
 
 
 def test_patients_are_drawn_whole():
-    frame = pd.concat([table(40, per_patient=1)] * 6, ignore_index=True)
+    frame = table(40, per_patient=1)
+    frame = frame.loc[frame.index.repeat(6)].reset_index(drop=True)
     apart = frame.assign(patient=frame.index.astype(str))
     width = {
         name: (entry := binary(each)["metrics"]["auc"])["high"] - entry["low"]
