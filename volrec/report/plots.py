@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+
+from volrec.evaluation import pr_points, roc_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,22 +73,18 @@ def roc(truth: np.ndarray, scores: np.ndarray, *, groups: np.ndarray, folds: np.
     name : str
         Class, where there are several.
     """
-    from sklearn.metrics import roc_curve
 
-    def curve(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
-        false, true, _ = roc_curve(labels, values)
-        return np.interp(GRID, false, true)
+    def points(labels: np.ndarray, values: np.ndarray) -> tuple[list[float], list[float]]:
+        found = roc_points(labels, values)
+        return found["false_positive_rate"], found["true_positive_rate"]
 
     figure, (axis,) = _figure(1, name=f"roc-{name}", square=True)
     axis.plot([0, 1], [0, 1], color=FAINT, alpha=0.4, linewidth=1, linestyle=":")
-    _band(axis, truth, scores, groups, curve)
-    for fold in _several(folds):
-        chosen = folds == fold
-        if len(np.unique(truth[chosen])) == 2:
-            false, true, _ = roc_curve(truth[chosen], scores[chosen])
-            axis.plot(false, true, color=FAINT, alpha=0.35, linewidth=0.8)
-    false, true, _ = roc_curve(truth, scores)
-    axis.plot(false, true, color=COLOURS[0], linewidth=2)
+    curves = []
+    for hits, alarms in _resampled(truth, scores, groups):
+        curves.append(np.interp(GRID, np.append(0, alarms / alarms[-1]), np.append(0, hits / hits[-1])))
+    _band(axis, curves)
+    _lines(axis, truth, scores, folds, points, drawstyle="default")
     axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), title=name)
     return _svg(figure, f"roc-{name}")
 
@@ -95,22 +93,21 @@ def precision_recall(
     truth: np.ndarray, scores: np.ndarray, *, groups: np.ndarray, folds: np.ndarray, name: str = ""
 ) -> str:
     """Draw precision over recall as `roc` does; the dotted line is the prevalence, what chance reaches."""
-    from sklearn.metrics import precision_recall_curve
 
-    def curve(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
-        precision, recall, _ = precision_recall_curve(labels, values)
-        return np.interp(GRID, recall[::-1], precision[::-1])
+    def points(labels: np.ndarray, values: np.ndarray) -> tuple[list[float], list[float]]:
+        found = pr_points(labels, values)
+        return [0.0, *found["recall"]], [found["precision"][0], *found["precision"]]
 
     figure, (axis,) = _figure(1, name=f"pr-{name}", square=True)
     axis.axhline(float(np.mean(truth)), color=FAINT, alpha=0.4, linewidth=1, linestyle=":")
-    _band(axis, truth, scores, groups, curve)
-    for fold in _several(folds):
-        chosen = folds == fold
-        if len(np.unique(truth[chosen])) == 2:
-            precision, recall, _ = precision_recall_curve(truth[chosen], scores[chosen])
-            axis.plot(recall, precision, color=FAINT, alpha=0.35, linewidth=0.8, drawstyle="steps-post")
-    precision, recall, _ = precision_recall_curve(truth, scores)
-    axis.plot(recall, precision, color=COLOURS[0], linewidth=2, drawstyle="steps-post")
+    curves = []
+    for hits, alarms in _resampled(truth, scores, groups):
+        # Precision at a recall: that of the first threshold which reaches it (a step, no line between thresholds).
+        place = np.minimum(np.searchsorted(hits / hits[-1], GRID - 1e-12), len(hits) - 1)
+        place = np.maximum(place, np.argmax(hits + alarms > 0))
+        curves.append(hits[place] / (hits[place] + alarms[place]))
+    _band(axis, curves)
+    _lines(axis, truth, scores, folds, points, drawstyle="steps-pre")
     axis.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), title=name)
     return _svg(figure, f"pr-{name}")
 
@@ -182,16 +179,21 @@ def bland_altman(truth: np.ndarray, predicted: np.ndarray, *, name: str) -> str:
 
 
 def _figure(panels: int, *, name: str, square: bool = False) -> tuple[Figure, Sequence[Axes]]:
+    width, height = 4.1 * panels, 3.9 if square else 3.3
     with rc_context(_style(name)):
-        figure = Figure(figsize=(4.1 * panels, 3.9 if square else 3.3), layout="constrained")
+        figure = Figure(figsize=(width, height))
         axes = figure.subplots(1, panels, squeeze=False)[0]
+    # Margins in inches for five-digit labels; matplotlib's automatic layouts draw everything twice.
+    figure.subplots_adjust(
+        left=0.62 / width, right=1 - 0.12 / width, bottom=0.5 / height, top=1 - 0.3 / height, wspace=0.8 / 4.1
+    )
     for axis in axes:
         axis.grid(color=FAINT, alpha=0.12, linewidth=0.6)
         axis.set_axisbelow(True)
     return figure, list(axes)
 
 
-def _style(name: str) -> dict[str, Any]:
+def _style(name: str) -> Any:
     return {
         "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
         "svg.hashsalt": name,  # the same run gives the same file
@@ -225,19 +227,45 @@ def _svg(figure: Figure, name: str) -> str:
     return text.replace(INK, "currentColor").replace(FAINT, "currentColor").strip()
 
 
-def _band(
-    axis: Axes, truth: np.ndarray, scores: np.ndarray, groups: np.ndarray, curve: Any, *, resamples: int = 300
+def _lines(
+    axis: Axes,
+    truth: np.ndarray,
+    scores: np.ndarray,
+    folds: np.ndarray,
+    points: Callable[[np.ndarray, np.ndarray], tuple[list[float], list[float]]],
+    *,
+    drawstyle: Literal["default", "steps-pre"],
 ) -> None:
-    """Shade the 95 % band of a curve: whole patients are drawn with replacement."""
-    draw = np.random.default_rng(0)
-    patients, members = np.unique(groups, return_inverse=True)
-    rows = [np.flatnonzero(members == number) for number in range(len(patients))]
-    curves = []
-    for _ in range(resamples):
-        chosen = np.concatenate([rows[number] for number in draw.integers(len(patients), size=len(patients))])
+    """Draw the curve of all studies over a thin one of each fold."""
+    names = list(np.unique(folds))
+    for fold in names if len(names) > 1 else []:
+        chosen = folds == fold
         if len(np.unique(truth[chosen])) == 2:
-            curves.append(curve(truth[chosen], scores[chosen]))
-    if len(curves) > resamples // 2:
+            across, up = points(truth[chosen], scores[chosen])
+            axis.plot(across, up, color=FAINT, alpha=0.35, linewidth=0.8, drawstyle=drawstyle)
+    across, up = points(truth, scores)
+    axis.plot(across, up, color=COLOURS[0], linewidth=2, drawstyle=drawstyle)
+
+
+def _resampled(
+    truth: np.ndarray, scores: np.ndarray, groups: np.ndarray, *, resamples: int = 400
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Give true and false positives at every threshold, from the highest down, for draws of whole patients."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    _, owner = np.unique(groups, return_inverse=True)
+    count = int(owner.max()) + 1
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=resamples)
+    for weights in drawn[:, owner[order]]:
+        hits = np.cumsum(weights * (truth[order] == 1))[last]
+        alarms = np.cumsum(weights * (truth[order] == 0))[last]
+        if hits[-1] and alarms[-1]:
+            yield hits, alarms
+
+
+def _band(axis: Axes, curves: list[np.ndarray]) -> None:
+    """Shade the middle 95 % of curves on `GRID`."""
+    if len(curves) > 100:
         low, high = np.percentile(curves, [2.5, 97.5], axis=0)
         axis.fill_between(GRID, low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
 
@@ -247,11 +275,6 @@ def _wilson(share: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.n
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     return centre - half, centre + half
-
-
-def _several(folds: np.ndarray) -> list[Any]:
-    names = list(np.unique(folds))
-    return names if len(names) > 1 else []
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:

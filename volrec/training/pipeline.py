@@ -13,10 +13,11 @@ import pandas as pd
 from volrec.config import TrainConfig
 from volrec.data.datasets import StudyDataset
 from volrec.data.entries import Entry
+from volrec.data.label_table import some
 from volrec.data.labels import Case, Cohort, join, num_outputs
-from volrec.data.splits import Split, check_leak, make_splits
+from volrec.data.splits import PARTS, Split, make_splits, read_splits, split_problems, write_splits
 from volrec.data.store import Store
-from volrec.errors import ConfigError, Problem
+from volrec.errors import ConfigError, LabelsError, Problem
 from volrec.inference.members import load_member
 from volrec.inference.tables import score_table, target_values
 from volrec.runs import Member, RunFolder
@@ -123,20 +124,19 @@ def _prepare(config: TrainConfig, out: Path, *, resume: bool, reasons: Mapping[s
     found = index(folder, series=config.data.series)
     cohort = join(found, labels, config.data)
     run = RunFolder.open(out) if resume else None
-    splits = _splits_of(run, cohort) if run is not None and _has_splits(run) else make_splits(cohort, config.split)
-    check_leak(splits, cohort)
+    splits = _splits(run, config, cohort)
     if run is None:
         run = RunFolder.create(out, config, reasons=reasons)
     with run.logging():
         for note in cohort.notes:
             log.info("%s", note)
         run.write_table("index", found.table)
-        _write_splits(run, splits, cohort)
+        write_splits(run.path / "splits.csv", splits, cohort)
         store = Store(config.store.folder, format=config.store.format, verify=config.store.verify)
         entries, unreadable = store.fill(
             cohort.cases, config.preprocess, missing_slices=config.data.missing_slices, jobs=config.store.jobs
         )
-        problems = [*run.quarantine(), *found.problems, *cohort.problems, *unreadable]
+        problems = [*run.quarantine(), *found.problems, *cohort.problems, *split_problems(cohort, splits), *unreadable]
         run.write_quarantine(_unique(problems))
     modalities = {case.series.modality for case in cohort.cases}
     subject = Subject(
@@ -279,12 +279,28 @@ def _has_splits(run: RunFolder) -> bool:
     return (run.path / "splits.csv").is_file()
 
 
-def _splits_of(run: RunFolder, cohort: Cohort) -> list[Split]:
-    raise NotImplementedError
+def _splits(run: RunFolder | None, config: TrainConfig, cohort: Cohort) -> list[Split]:
+    """Divide the studies, or take up the division of an interrupted run.
 
-
-def _write_splits(run: RunFolder, splits: list[Split], cohort: Cohort) -> None:
-    raise NotImplementedError
+    Raises
+    ------
+    LabelsError
+        A leak, too few patients, or studies of the run that are not there any more.
+    """
+    table = None if run is None else run.path / "splits.csv"
+    if table is None or not table.is_file():
+        return make_splits(cohort, config.split)
+    splits = read_splits(table, cohort)
+    known = {case.study for case in cohort.cases}
+    gone = sorted({study for split in splits for part in PARTS for study in split.part(part)} - known)
+    if gone:
+        raise LabelsError(
+            f"{len(gone)} studies of this run are not in the folder or its labels any more: {some(gone)}.",
+            remedy="Bring them back, or start a new run without them.",
+            where=table,
+            code="studies-gone",
+        )
+    return splits
 
 
 def _absolute(config: TrainConfig) -> TrainConfig:

@@ -1,0 +1,177 @@
+"""What a report says, gathered from a run folder; whatever is not there yet is left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from volrec.errors import RunError
+from volrec.report.terminal import NAMES, interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from volrec.runs import RunFolder
+
+__all__ = ["Findings", "best_threshold", "gather", "metric_name", "plain_value"]
+
+Array = np.ndarray
+
+
+@dataclass
+class Findings:
+    """One run, read once.
+
+    Attributes
+    ----------
+    run : RunFolder
+        Where it came from.
+    task : str
+        Empty when no member has been saved yet.
+    targets, classes : list of str
+        As in the cards.
+    metrics : dict
+        ``metrics.json``; empty before the end.
+    metric : str
+        The metric that chose the weights, else the task's own.
+    part : str
+        ``"test"`` or ``"validation"``: which studies the scores are of.
+    scores : DataFrame, optional
+        A row a study.
+    truth, predicted : ndarray
+        ``(N, K)``, ``(N, K')`` of `scores`.
+    folds, patients : ndarray
+        ``(N,)`` text.
+    histories : dict
+        Member -> columns.
+    thresholds : dict
+        Fold -> threshold of a binary task, chosen on its validation studies; empty where there were none.
+    """
+
+    run: RunFolder
+    task: str = ""
+    targets: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    metric: str = ""
+    part: str = ""
+    scores: pd.DataFrame | None = None
+    truth: Array = field(default_factory=lambda: np.empty((0, 1)))
+    predicted: Array = field(default_factory=lambda: np.empty((0, 1)))
+    folds: Array = field(default_factory=lambda: np.empty(0, dtype=str))
+    patients: Array = field(default_factory=lambda: np.empty(0, dtype=str))
+    histories: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> Mapping[str, Any] | None:
+        """The metric with its interval."""
+        return self.metrics.get("metrics", {}).get(self.metric)
+
+    @property
+    def what(self) -> str:
+        """The question in words."""
+        names = ", ".join(self.targets)
+        if self.task == "binary":
+            return f"{names}: {self.classes[-1]} or {self.classes[0]}"
+        if self.task == "multiclass":
+            return f"{names}: one of {', '.join(self.classes)}"
+        return f"{names} ({'each present or not' if self.task == 'multilabel' else 'a quantity'})"
+
+
+def gather(run: RunFolder) -> Findings:
+    """Read what a run folder holds."""
+    from volrec.evaluation import default_metric, read_columns
+
+    found = Findings(run)
+    for member in run.members:
+        table = member.history()
+        if len(table):
+            found.histories[member.name] = _columns(table)
+        if not found.task and member.card_path.is_file():
+            card = member.card()
+            found.task, found.targets, found.classes = card["task"], list(card["targets"]), list(card["classes"])
+    if not found.task:
+        return found
+    wanted = run.config.protocol.metric
+    found.metric = default_metric(found.task) if wanted == "auto" else wanted
+    try:
+        found.metrics = run.metrics
+        found.scores = run.scores()
+    except RunError:  # interrupted: the report shows what there is
+        return found
+    found.part = found.metrics.get("part") or ""
+    naming: dict[str, Any] = {"task": found.task, "classes": found.classes, "targets": found.targets}
+    found.truth, found.predicted = read_columns(found.scores, **naming)
+    found.folds, found.patients = _text(found.scores, "fold"), _text(found.scores, "patient")
+    if found.task == "binary":
+        found.thresholds = _thresholds(run, naming)
+    return found
+
+
+def best_threshold(truth: Array, scores: Array) -> float | None:
+    """Return the threshold with the best mean of sensitivity and specificity, between two scores; None for one class.
+
+    Among equally good ones the middle of the widest gap is taken.
+    """
+    values = np.unique(scores)
+    if len(np.unique(truth)) < 2 or len(values) < 2:
+        return None
+    middles = (values[:-1] + values[1:]) / 2
+    called = scores[None] >= middles[:, None]
+    sensitivity = called[:, truth == 1].mean(1)
+    specificity = (~called[:, truth == 0]).mean(1)
+    quality = sensitivity + specificity
+    equal = np.flatnonzero(quality >= quality.max() - 1e-12)
+    return float(middles[equal[np.argmax(np.diff(values)[equal])]])
+
+
+def metric_name(name: str) -> str:
+    """Return a metric's name as people write it."""
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def plain_value(metric: Mapping[str, Any] | float | None) -> str:
+    """Return a value, with its interval where it has one."""
+    return interval(metric if isinstance(metric, Mapping) or metric is None else {"value": metric})
+
+
+def _thresholds(run: RunFolder, naming: dict[str, Any]) -> dict[str, float]:
+    from volrec.evaluation import read_columns
+
+    try:
+        table = run.read_table("validation_scores")
+    except RunError:
+        return {}
+    truth, scores = read_columns(table, **naming)
+    known = np.isfinite(truth[:, 0]) & np.isfinite(scores[:, 0])
+    folds = _text(table, "fold")
+    found = {}
+    for fold in np.unique(folds):
+        chosen = known & (folds == fold)
+        threshold = best_threshold(truth[chosen, 0], scores[chosen, 0])
+        if threshold is not None:
+            found[str(fold)] = threshold
+    return found
+
+
+def _columns(table: pd.DataFrame) -> dict[str, list[float]]:
+    """Return the history with the metric's column under one name."""
+    columns = {str(name): table[name].tolist() for name in table.columns}
+    metric = next((name for name in columns if re.fullmatch(r"val_(?!loss$).+", name)), None)
+    if metric is not None:
+        columns["val_metric"] = columns[metric]
+    elif "val_loss" in columns:
+        columns["val_metric"] = columns["val_loss"]
+    return columns
+
+
+def _text(table: pd.DataFrame, column: str) -> Array:
+    if column in table:
+        return table[column].astype(str).to_numpy()
+    fallback = table["study"].astype(str).to_numpy() if column == "patient" else np.full(len(table), "all")
+    return np.asarray(fallback)

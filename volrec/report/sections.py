@@ -1,0 +1,335 @@
+"""The sections of the report, each from what was found to a piece of HTML (empty where there is nothing to say)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import numpy as np
+import yaml
+
+from volrec.errors import Problem, RunError
+from volrec.report import plots
+from volrec.report.findings import Findings, metric_name, plain_value
+from volrec.report.page import Raw, details, figure, section, table
+
+__all__ = ["curves", "metrics", "mistakes", "people", "plan", "quarantine", "repeat", "scores", "time"]
+
+MANY_CLASSES = 8
+WORST = 12
+PLACES = frozenset({"data.folder", "data.labels", "data.slice_labels", "store.folder"})
+
+
+def scores(found: Findings) -> str:
+    """ROC, precision and recall, calibration and confusion; or scatter and agreement."""
+    if found.scores is None or not len(found.scores):
+        return ""
+    if found.task == "regression":
+        return section("How well", _group(_regression(found)))
+    figures: list[str] = []
+    names = found.classes if found.task == "multiclass" else found.targets
+    for column, name in list(enumerate(names))[:MANY_CLASSES]:
+        label = "" if found.task == "binary" else name
+        if found.task == "multiclass":
+            known = np.isfinite(found.truth[:, 0]) & np.isfinite(found.predicted).all(1)
+            truth = (found.truth[:, 0] == column).astype(float)
+        else:
+            known = np.isfinite(found.truth[:, column]) & np.isfinite(found.predicted[:, column])
+            truth = found.truth[:, column]
+        figures += _class_figures(found, truth, found.predicted[:, column], known, label)
+    return section("How well", _group(figures), _confusion(found))
+
+
+def metrics(found: Findings) -> str:
+    """Every metric with its interval; the folds beside each other."""
+    overall = found.metrics.get("metrics", {})
+    rows: list[list[object]] = []
+    for name, value in overall.items():
+        shown = plain_value(value)
+        if value.get("value") is None or value.get("low") is None:
+            shown += f" ({value['reason']})" if value.get("reason") else ""
+        rows.append([metric_name(name), shown])
+    parts = [table(["metric", "value [95 % interval]"], rows)]
+    folds = found.metrics.get("folds", {})
+    if folds:
+        members = found.metrics.get("members", {})
+        names = [name for name in overall if any(fold["metrics"].get(name) is not None for fold in folds.values())][:6]
+        lines = [
+            [name, fold["studies"], members.get(name, {}).get("epochs", "-"), _kept(members.get(name, {}))]
+            + [plain_value(fold["metrics"][metric]) for metric in names]
+            for name, fold in folds.items()
+        ]
+        mean = found.metrics.get("fold_mean", {})
+        lines.append(["mean of folds", "", "", ""] + [plain_value(mean.get(metric)) for metric in names])
+        head = ["fold", "studies", "epochs", "weights of", *(metric_name(metric) for metric in names)]
+        parts.append(table(head, lines))
+        parts.append(
+            '<p class="note">Above: all studies pooled. A mean of folds compares scores within folds only.</p>'
+        )
+    labels = found.metrics.get("labels", {})
+    if labels:
+        names = list(overall)[:6]
+        lines = [
+            [label, entry["studies"], *(plain_value(entry["metrics"].get(metric)) for metric in names)]
+            for label, entry in labels.items()
+        ]
+        parts.append(table(["target", "studies", *(metric_name(metric) for metric in names)], lines))
+    return section("Metrics", *parts)
+
+
+def curves(found: Findings) -> str:
+    """Learning curves of every member."""
+    if not found.histories:
+        return ""
+    named = {
+        column[4:]
+        for columns in found.histories.values()
+        for column in columns
+        if column.startswith("val_") and column not in {"val_loss", "val_metric"}
+    }
+    metric = metric_name(named.pop()) if len(named) == 1 else "metric" if named else "loss"
+    histories = {member: {**columns, "best": columns.get("kept", [])} for member, columns in found.histories.items()}
+    svg = plots.learning_curves(histories, metric=metric)
+    return section(
+        "Training", _group([figure(svg, "Loss and validation metric after each epoch, on whole studies.", wide=True)])
+    )
+
+
+def mistakes(found: Findings) -> str:
+    """Name the studies that are farthest off: a person should look at them."""
+    if found.scores is None or not len(found.scores) or found.task == "multilabel":
+        return ""
+    studies = found.scores["study"].astype(str).to_numpy()
+    lines: list[list[object]] = []
+    if found.task == "regression":
+        error = np.abs(found.predicted[:, 0] - found.truth[:, 0])
+        for row in _largest(error):
+            lines.append(
+                [studies[row], f"{found.truth[row, 0]:.5g}", f"{found.predicted[row, 0]:.5g}", f"{error[row]:.4g}"]
+            )
+        head = ["study", f"true {found.targets[0]}", "predicted", "off by"]
+    else:
+        given = _probability_of_truth(found)
+        for row in _largest(np.where(given < 0.5, 1 - given, np.nan)):
+            truth = found.classes[int(found.truth[row, 0])]
+            lines.append([studies[row], truth, f"{given[row]:.3f}"])
+        head = ["study", found.targets[0], "probability given to it"]
+    if not lines:
+        return ""
+    note = '<p class="note">Wrong labels, wrong series and unusual anatomy gather here.</p>'
+    return section("Studies to look at", table(head, lines), note)
+
+
+def people(found: Findings) -> str:
+    """Who trained, who chose the weights, who was tested."""
+    try:
+        splits = found.run.read_table("splits")
+    except RunError:
+        return ""
+    rows = []
+    for name, own in splits.groupby("split", sort=False):
+        row: list[object] = [name]
+        for part in ("train", "validation", "test"):
+            chosen = own[own["part"] == part]
+            row.append(f"{len(chosen)} ({chosen['patient'].nunique()})")
+        rows.append(row)
+    note = '<p class="note">Studies, and patients in brackets. A patient is never on two sides of a split.</p>'
+    return section("Who was in which part", table(["split", "training", "validation", "test"], rows), note)
+
+
+def quarantine(found: Findings) -> str:
+    """List what was left out, why, and what to do; then what was assumed."""
+    problems = found.run.quarantine()
+    fatal = [problem for problem in problems if problem.fatal]
+    assumed = [problem for problem in problems if not problem.fatal]
+    if not fatal:
+        first = "<p>Nothing was left out.</p>"
+    else:
+        first = f"<p>{len(fatal)} left out:</p>" + _problems(fatal[:100])
+        if len(fatal) > 100:
+            first += f'<p class="note">{len(fatal) - 100} more are in quarantine.csv.</p>'
+    second = details(f"{len(assumed)} corrections and assumptions", _problems(assumed[:200])) if assumed else ""
+    return section("Quarantine", first, second)
+
+
+def plan(found: Findings) -> str:
+    """Every setting, with its reason where one was given."""
+    config = found.run.config.to_dict()
+    reasons = _reasons(found)
+    rows: list[list[object]] = []
+    for key, value in _flat(config):
+        if key in PLACES:
+            continue  # places on this machine say nothing to a reader
+        shown = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).removesuffix("...\n")
+        cells = [Raw(f"<code>{escape(text.strip())}</code>") for text in (key, shown)]
+        rows.append([*cells, reasons.get(key, "")])
+    explained = [row for row in rows if row[2]]
+    rest = [row[:2] for row in rows if not row[2]]
+    head = ["setting", "value", "why"]
+    return section("Plan", table(head, explained), details(f"All other settings ({len(rest)})", table(head[:2], rest)))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give dotted keys as far down as `volrec.config.dump_yaml` gives lines."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value and (not prefix or f"{prefix}{key}" == "data.series"):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _reasons(found: Findings) -> dict[str, str]:
+    """Read the comments of ``config.yaml``: they are the reasons of the plan."""
+    reasons: dict[str, str] = {}
+    place: list[str] = []
+    for line in (found.run.path / "config.yaml").read_text(encoding="utf-8").splitlines():
+        body, _, reason = line.partition("  # ")
+        key = body.split(":")[0]
+        depth = (len(key) - len(key.lstrip())) // 2
+        place = [*place[:depth], key.strip()]
+        if reason:
+            reasons[".".join(place)] = reason
+    return reasons
+
+
+def time(found: Findings) -> str:
+    """Where the time went."""
+    facts = found.metrics.get("time", {})
+    if "compute_share" not in facts:
+        return ""
+    names = {"data_wait": "waiting for data", "transfer": "transfer to the device", "compute": "compute"}
+    rows = [
+        [
+            name,
+            f"{facts[f'{part}_seconds']:.1f} s",
+            f"{100 * facts[f'{part}_share']:.1f} %",
+            f"{100 * facts[f'{part}_share_later']:.1f} %" if f"{part}_share_later" in facts else "-",
+        ]
+        for part, name in names.items()
+    ]
+    rows.append(["validation on whole studies", f"{facts['validation_seconds']:.1f} s", "", ""])
+    return section("Time", table(["part", "seconds", "share of the steps", "after the first epoch"], rows))
+
+
+def repeat(found: Findings) -> str:
+    """Give the commands that do the same again, the weights' signatures, the versions."""
+    name = escape(found.run.path.name)
+    commands = (
+        f"<pre>volrec train --config {name}/config.yaml --out {name}-again\n"
+        f"volrec predict {name} FOLDER --out scores.csv</pre>"
+    )
+    try:
+        versions = found.run.versions
+    except RunError:
+        versions = {}
+    rows = [[key, value] for key, value in versions.items() if value not in (None, "")]
+    cards: list[list[object]] = []
+    for member in found.run.members:
+        if member.card_path.is_file():
+            card: dict[str, Any] = member.card()
+            cards.append([member.name, card.get("epoch", 0) + 1, str(card.get("data_signature", ""))[:16]])
+    return section(
+        "Do it again",
+        commands,
+        details("Versions", table(["what", "version"], rows)),
+        details("Weights", table(["member", "weights of epoch", "signature of the training studies"], cards)),
+    )
+
+
+def _class_figures(found: Findings, truth: np.ndarray, scored: np.ndarray, known: np.ndarray, label: str) -> list[str]:
+    truth, scored = truth[known], scored[known]
+    if len(np.unique(truth)) < 2:
+        return []
+    who = {"groups": found.patients[known], "folds": found.folds[known], "name": label}
+    band = "Shaded: 95 % band over patients." + (" Thin lines: folds." if len(set(found.folds)) > 1 else "")
+    return [
+        figure(plots.roc(truth, scored, **who), f"ROC curve. {band}"),
+        figure(plots.precision_recall(truth, scored, **who), f"Precision and recall; dotted: prevalence. {band}"),
+        figure(
+            plots.calibration(truth, scored, name=label),
+            "Calibration: on the dotted line a score means what it says. Ticks below: the scores of each class.",
+        ),
+    ]
+
+
+def _confusion(found: Findings) -> str:
+    if found.task not in {"binary", "multiclass"}:
+        return ""
+    known = np.isfinite(found.truth[:, 0]) & np.isfinite(found.predicted).all(1)
+    truth = found.truth[known, 0].astype(int)
+    if found.task == "binary":
+        cut = np.array([found.thresholds.get(str(fold), 0.5) for fold in found.folds[known]])
+        said = (found.predicted[known, 0] >= cut).astype(int)
+    else:
+        said = found.predicted[known].argmax(1)
+    size = len(found.classes)
+    counts = np.bincount(truth * size + said, minlength=size**2).reshape(size, size)
+    rows: list[list[object]] = []
+    for index, name in enumerate(found.classes):
+        total = max(1, counts[index].sum())
+        cells = []
+        for other, count in enumerate(counts[index]):
+            shade = f"rgba(var(--{'good' if index == other else 'bad'}), {0.5 * count / total:.2f})"
+            share = f"<span class='soft'>{100 * count / total:.0f} %</span>"
+            cells.append(Raw(f'<td style="background: {shade}">{count}<br>{share}</td>'))
+        rows.append([Raw(f"<b>{escape(str(name))}</b>"), *cells])
+    heading = ["true \\ called", *map(str, found.classes)]
+    return f"<h3>Confusion matrix</h3>{table(heading, rows, kind='matrix')}<p class='note'>{_threshold_note(found)}</p>"
+
+
+def _threshold_note(found: Findings) -> str:
+    if found.task == "multiclass":
+        return "The class with the highest score is called; percentages of the true class."
+    if found.thresholds:
+        values = ", ".join(f"{value:.3f}" for value in found.thresholds.values())
+        own = " (each fold its own)" if len(found.thresholds) > 1 else ""
+        where = f"Called from {values} on{own}: the best mean of sensitivity and specificity on the validation studies."
+    else:
+        where = "Called from 0.5 on: there were no validation studies to choose a threshold."
+    return f"{where} Metrics above that need a threshold use 0.5."
+
+
+def _regression(found: Findings) -> list[str]:
+    figures = []
+    for column, name in list(enumerate(found.targets))[:MANY_CLASSES]:
+        known = np.isfinite(found.truth[:, column]) & np.isfinite(found.predicted[:, column])
+        truth, said = found.truth[known, column], found.predicted[known, column]
+        if len(truth) > 1:
+            figures += [
+                figure(
+                    plots.scatter(truth, said, folds=found.folds[known], name=name),
+                    "Predicted against true; dotted: equal.",
+                ),
+                figure(
+                    plots.bland_altman(truth, said, name=name),
+                    "Agreement (Bland and Altman): difference over mean; lines: bias and 95 % limits of agreement.",
+                ),
+            ]
+    return figures
+
+
+def _probability_of_truth(found: Findings) -> np.ndarray:
+    truth = found.truth[:, 0]
+    if found.task == "binary":
+        return np.where(truth == 1, found.predicted[:, 0], 1 - found.predicted[:, 0])
+    rows = np.arange(len(truth))
+    return np.where(np.isfinite(truth), found.predicted[rows, np.nan_to_num(truth).astype(int)], np.nan)
+
+
+def _largest(values: np.ndarray) -> list[int]:
+    order = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")
+    return [int(row) for row in order[:WORST] if np.isfinite(values[row])]
+
+
+def _kept(member: dict[str, Any]) -> str:
+    return f"epoch {member['epoch'] + 1}" if "epoch" in member else "-"
+
+
+def _problems(problems: list[Problem]) -> str:
+    rows = [[problem.study or "-", problem.where, problem.reason, problem.remedy] for problem in problems]
+    return table(["study", "where", "reason", "remedy"], rows)
+
+
+def _group(figures: list[str]) -> str:
+    return f'<div class="figures">{"".join(figures)}</div>' if figures else ""
