@@ -210,7 +210,10 @@ def _in_plane(array: np.ndarray, rows: AxisGrid, columns: AxisGrid) -> np.ndarra
     plane = np.empty((height, width), np.float32)
     squeezed = np.empty((rows.size, width), np.float32)
     for index in range(depth):
-        np.copyto(plane, array[index], casting="unsafe")
+        if array.dtype == np.float32:
+            plane = array[index]
+        else:
+            np.copyto(plane, array[index], casting="unsafe")
         if row_bands is None:
             squeezed = plane
         else:

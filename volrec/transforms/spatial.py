@@ -22,7 +22,7 @@ __all__ = ["RandomSpatial", "SpatialParams", "rigid_matrix"]
 
 _INTERVALS = (4, 5, 5)  # Stretches between the control points of the elastic displacement, along T, H, W.
 _LARGEST_TILT = 45.0
-_CHUNK_VOXELS = 2**20  # Sampled at once on a processor: grids stay in the reach of its caches.
+_CHUNK_VOXELS = 2**21  # Sampled at once on a processor: grids stay in the reach of its caches.
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class SpatialParams:
             if part is not None:
                 touched = touched | (part != 0).flatten(1).any(dim=1)
         return touched
+
+    def of(self, chosen: torch.Tensor) -> SpatialParams:
+        """Return the part of some sequences."""
+        control = None if self.control is None else self.control[chosen]
+        return SpatialParams(self.matrix[chosen], control, None if self.jitter is None else self.jitter[chosen])
 
     def slice_source(self, depth: int) -> torch.Tensor:
         """Return int64 ``(B, T)``: the input slice shown by the middle of each output slice."""
@@ -169,13 +174,10 @@ class RandomSpatial(DrawnTransform):
         out = images.clone() if len(touched) < len(images) else torch.empty_like(images)
         with torch.autocast(images.device.type, enabled=False):  # Coordinates need all their digits.
             for chosen in touched.split(size):
-                part = SpatialParams(
-                    params.matrix[chosen],
-                    None if params.control is None else params.control[chosen],
-                    None if params.jitter is None else params.jitter[chosen],
-                )
-                where = chosen.to(images.device)
-                out[where] = _sample(images[where], part)
+                first, count = int(chosen[0]), len(chosen)
+                run = int(chosen[-1]) - first + 1 == count  # neighbours are read where they lie
+                where = slice(first, first + count) if run else chosen.to(images.device)
+                out[where] = _sample(images[where], params.of(chosen))
         return out
 
 
@@ -219,17 +221,15 @@ def _sample(images: torch.Tensor, params: SpatialParams) -> torch.Tensor:
     batch, channels, depth, height, width = images.shape
     matrix = params.matrix
     # In plane, the slice is the given one, and the output slice follows: t' = (t - A_th h - A_tw w - b_t) / A_tt.
-    along = matrix[:, 1:, :1] / matrix[:, :1, :1]
-    plane = matrix[:, 1:, 1:] - along * matrix[:, :1, 1:]  # (b, 2, 3): h, w, 1 to h, w at the middle slice
-    t, h, w = (_centred(length) for length in (depth, height, width))
+    along = matrix[:, 1:, 0] / matrix[:, :1, 0]  # (b, 2): what a step of one slice adds to h and w
+    plane = matrix[:, 1:, 1:] - along[:, :, None] * matrix[:, :1, 1:]  # (b, 2, 3): from h, w, 1 at the middle slice
     each_slice = bool((along != 0).any()) or params.control is not None or params.jitter is not None
-    moved = plane[:, None, :, 2].expand(batch, depth if each_slice else 1, 2)
+    start = plane[:, None, :, 2].expand(batch, depth if each_slice else 1, 2)
     if each_slice:
-        moved = moved + along[:, None, :, 0] * t[None, :, None]
+        start = start + along[:, None] * _centred(depth)[None, :, None]
     if params.jitter is not None:
-        moved = moved + params.jitter
-    constant = moved[:, :, None, :] + plane[:, None, None, :, 0] * h[None, None, :, None]  # (b, T, H, 2)
-    grid = _grid(constant, plane[:, :, 1], w, (height, width), images.device, params.control, depth)
+        start = start + params.jitter
+    grid = _plane_grid(start, plane, (height, width), images.device, params.control)
     if each_slice:
         planes = images.transpose(1, 2).reshape(batch * depth, channels, height, width)
         out = _bilinear(planes, grid.flatten(0, 1)).view(batch, depth, channels, height, width).transpose(1, 2)
@@ -239,52 +239,70 @@ def _sample(images: torch.Tensor, params: SpatialParams) -> torch.Tensor:
         return out
 
     row = matrix[:, 0]
-    source = row[:, None, None, 0] * t + row[:, None, None, 1] * h[None, :, None] + row[:, None, None, 3]  # (b, H, T)
-    constant = torch.stack([source, torch.zeros_like(source)], dim=3)
-    slope = torch.stack([row[:, 2], torch.ones_like(row[:, 2])], dim=1)
-    grid = _grid(constant, slope, w, (depth, width), images.device)
+    start = torch.zeros(batch, height, 2, dtype=torch.float64)
+    start[:, :, 0] = row[:, 1:2] * _centred(height) + row[:, 3:]
+    still = torch.tensor([0.0, 1.0], dtype=torch.float64).expand(batch, 2)  # w stays
+    turned = torch.stack([torch.stack([row[:, 0], row[:, 2]], dim=1), still], dim=1)
+    grid = _plane_grid(start, turned, (depth, width), images.device)
     planes = out.permute(0, 3, 1, 2, 4).reshape(batch * height, channels, depth, width)
     sampled = _bilinear(planes, grid.flatten(0, 1))
     return sampled.view(batch, height, channels, depth, width).permute(0, 2, 3, 1, 4)
 
 
-def _grid(
-    constant: torch.Tensor,
-    slope: torch.Tensor,
-    last: torch.Tensor,
+def _plane_grid(
+    start: torch.Tensor,
+    slopes: torch.Tensor,
     sizes: tuple[int, int],
     device: torch.device,
     control: torch.Tensor | None = None,
-    depth: int = 1,
 ) -> torch.Tensor:
-    """Write the sampling grid ``(b, M, N, W, 2)`` as one matrix product.
+    """Write the sampling grids of the planes of a batch as two matrix products.
 
-    Coordinate k of a voxel is ``constant[b, m, n, k] + slope[b, k] * last[w]``, plus the displacement of the control
-    points: a sum of few terms in w. With the terms as rows of a matrix the grid comes out in the layout that sampling
-    reads, and nothing of its size is needed beside it.
+    In plane m, coordinate k of pixel (i, j), counted from the centre, is ``start[b, m, k] + slopes[b, k, 0] * i +
+    slopes[b, k, 1] * j`` plus the displacement of the control points: a sum of few products of a function of i and one
+    of j. With the functions as the columns of a matrix, the grid comes out in the layout that sampling reads, and
+    little is written beside it.
+
+    Parameters
+    ----------
+    start : torch.Tensor
+        ``(b, M, 2)``.
+    slopes : torch.Tensor
+        ``(b, 2, 2)`` or more along the last axis.
+    sizes : (int, int)
+        Pixels of a plane along its two axes.
+    device : torch.device
+        Where the grid is wanted.
+    control : torch.Tensor, optional
+        ``(b, 2, ...)`` control points of M planes.
+
+    Returns
+    -------
+    torch.Tensor
+        float32 ``(b, M, *sizes, 2)`` as `grid_sample` takes it.
     """
-    batch, first, second, _ = constant.shape
-    width = len(last)
-    terms = [constant[..., None], slope[:, None, None, :, None].expand(batch, first, second, 2, 1)]
-    basis = [torch.ones(1, width, dtype=torch.float64), last[None]]
+    batch, planes, _ = start.shape
+    rows, columns = (
+        torch.cat([torch.ones(size, 1, dtype=torch.float64), _centred(size)[:, None]], dim=1) for size in sizes
+    )
     if control is not None:
-        rows, columns = _spline_basis(second, _INTERVALS[1]), _spline_basis(width, _INTERVALS[2])
-        bent = torch.einsum("tx,bkxyz,hy->bthkz", _spline_basis(depth, _INTERVALS[0]), control.double(), rows)
-        terms.append(bent)
-        basis.append(columns.T)
-    factors = torch.cat(terms, dim=4)
-    normal = torch.tensor([2.0 / sizes[0], 2.0 / sizes[1]], dtype=torch.float64)
-    factors = factors * normal[None, None, None, :, None]
-    count = factors.shape[4]
-    stacked = torch.cat(basis)
-    product = torch.zeros(2, count, width, 2, dtype=torch.float64)
-    product[0, :, :, 1] = stacked  # grid_sample takes the last axis first
-    product[1, :, :, 0] = stacked
-    # On CUDA a float32 product may be rounded to ten bits, which moves voxels; float64 is not.
+        rows = torch.cat([rows, _spline_basis(sizes[0], _INTERVALS[1])], dim=1)
+        columns = torch.cat([columns, _spline_basis(sizes[1], _INTERVALS[2])], dim=1)
+    core = torch.zeros(batch, planes, rows.shape[1], 2, columns.shape[1], dtype=torch.float64)
+    core[:, :, 0, :, 0] = start
+    core[:, :, 1, :, 0] = slopes[:, None, :, 0]
+    core[:, :, 0, :, 1] = slopes[:, None, :, 1]
+    if control is not None:
+        core[:, :, 2:, :, 2:] = torch.einsum("tx,bkxyz->btykz", _spline_basis(planes, _INTERVALS[0]), control.double())
+    core *= torch.tensor([2.0 / sizes[0], 2.0 / sizes[1]], dtype=torch.float64)[:, None]  # to [-1, 1] at the borders
+    spread = torch.zeros(2, columns.shape[1], sizes[1], 2, dtype=torch.float64)
+    spread[0, :, :, 1] = spread[1, :, :, 0] = columns.T  # grid_sample takes the last axis first
+
+    # On CUDA a float32 product may be rounded to ten bits, which moves voxels; a float64 product is not.
     dtype = torch.float64 if device.type == "cuda" else torch.float32
-    left = factors.reshape(-1, 2 * count).to(device=device, dtype=dtype)
-    grid = left @ product.view(2 * count, width * 2).to(device=device, dtype=dtype)
-    return grid.to(torch.float32).view(batch, first, second, width, 2)
+    core, rows, spread = (part.to(device=device, dtype=dtype) for part in (core.flatten(3), rows, spread.flatten(2)))
+    grid = torch.matmul(rows, core) @ spread.flatten(0, 1)
+    return grid.to(torch.float32).view(batch, planes, *sizes, 2)
 
 
 def _bilinear(images: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
