@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import uid, write_nifti, write_series
+from trees import uid, write_nifti, write_series
 
 import volrec.data.scan as scanning
 from volrec.config import SeriesConfig
@@ -78,12 +78,22 @@ def test_the_table_has_a_row_a_series(tree: Path) -> None:
 
 def test_every_alias_finds_its_study(tree: Path) -> None:
     found = index(tree)
-    for name in ("A", "PA/../A", uid("study", "a"), str(tree / "A"), "A/axial", "A/"):
+    for name in (
+        "A",
+        "PA/../A",
+        uid("study", "a"),
+        str(tree / "A"),
+        "A/axial",
+        "A/",
+        "A/axial/003.dcm",
+        str(tree / "A/mpr/001.dcm"),
+    ):
         record = found.find(os.path.normpath(name) if ".." in name else name)
         assert record is not None, name
         assert record.study == "A"
     assert found.find("axial") is not None
     assert found.find("nobody") is None
+    assert found.find("A/axial/999.dcm") is None
     assert found.find("") is None
 
 

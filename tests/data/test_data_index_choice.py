@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from data_trees import fault, make_series
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import fault, make_series
 
 from volrec.config import SeriesConfig
 from volrec.data.choose import choose, habits

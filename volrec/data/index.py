@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from volrec.config import SeriesConfig
 from volrec.data.choose import choose, habits, matches, modality_of
 from volrec.data.forecast import forecast
-from volrec.data.naming import name_of, natural, relative_path
+from volrec.data.naming import folder_of, name_of, natural, relative_path
 from volrec.data.scan import Scan, scan_tree
 from volrec.data.studies import Group, group_studies
 from volrec.errors import DataError, Problem
@@ -121,7 +121,14 @@ class StudyIndex:
 
     def find(self, name: str) -> StudyRecord | None:
         """Return the study that a label means by `name`: name, uid, folder, file or file stem; None if none does."""
-        return self._by_alias.get(name) or self._by_alias.get(relative_path(name, self.root).strip("/"))
+        relative = relative_path(name, self.root).strip("/")
+        found = self._by_alias.get(name) or self._by_alias.get(relative)
+        if found is None and "/" in relative:  # one slice of a series in files
+            holder = self._by_alias.get(folder_of(relative))
+            path = str(self.root / relative)
+            if holder and any(path in one.files for one in (holder.series, *holder.alternatives)):
+                return holder
+        return found
 
     @cached_property
     def _by_alias(self) -> dict[str, StudyRecord]:
