@@ -49,13 +49,13 @@ def replacing(path: Path | str) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
 
 
 def write_atomically(path: Path | str, content: str | bytes) -> None:
-    """Write text (UTF-8) or bytes to `path`, all or nothing."""
+    """Write text (UTF-8) or bytes to `path`, all or nothing; it is on the disk, name and all, when this returns."""
     with replacing(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
+    _sync_folder(Path(path).parent)
 
 
 def is_disk_full(error: OSError) -> bool:

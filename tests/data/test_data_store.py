@@ -435,7 +435,7 @@ def test_a_disk_that_fills_up_stops_with_figures_and_keeps_what_is_finished(
     three: list[Series], store: Store, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "open", FullDisk(9_000).open, raising=False)
-    with pytest.raises(StoreError, match=r"the disk is full: a study of 720 B .* are free\.") as caught:
+    with pytest.raises(StoreError, match=r"the disk is full: a study needs 720 B and .* are free\.") as caught:
         store.fill(three, PLAIN, jobs=1)
     assert caught.value.code == "disk-full"
     assert "store.folder" in caught.value.remedy

@@ -150,8 +150,11 @@ def study_quantiles(array: np.ndarray) -> np.ndarray:
             step += 1
         flat = flat[::step]
     ordered = np.sort(flat, kind="stable")  # a radix sort for int16
-    places = np.linspace(0.0, 1.0, QUANTILES) * (ordered.size - 1)
-    return np.interp(places, np.arange(ordered.size), ordered).astype(np.float32)
+    places = np.linspace(0.0, ordered.size - 1, QUANTILES)
+    below = np.minimum(places.astype(np.int64), max(ordered.size - 2, 0))
+    above = np.minimum(below + 1, ordered.size - 1)
+    low, high = ordered[below].astype(np.float64), ordered[above].astype(np.float64)
+    return (low + (high - low) * (places - below)).astype(np.float32)
 
 
 def write_entry(folder: Path, key: str, volume: StoredVolume, *, uid: str, format: Format) -> Entry:
@@ -370,7 +373,7 @@ def _cannot_write(error: OSError, folder: Path, needed: int) -> StoreError:
         existing = next((place for place in (folder, *folder.parents) if place.is_dir()), Path("/"))
         free = shutil.disk_usage(existing).free
         return StoreError(
-            f"the disk is full: a study of {readable_size(needed)} was written and {readable_size(free)} are free.",
+            f"the disk is full: a study needs {readable_size(needed)} and {readable_size(free)} are free.",
             remedy="Make room or set store.folder to a larger disk, then run again: finished studies are kept.",
             where=folder,
             code="disk-full",
