@@ -94,10 +94,12 @@ def contact_sheet(index: StudyIndex, path: Path | str, *, columns: int = 6, most
     panels = [panel for record in track(studies, "drawing the contact sheet") for panel in panels_of(record)]
     across = min(columns, len(panels))
     rows = math.ceil(len(panels) / across)
-    figure = Figure(figsize=(INCH * across, (INCH + 0.35) * rows + 0.4), dpi=DPI, facecolor="black")
+    # A single picture is drawn larger, so that the heading has room.
+    inch = INCH * max(1.0, 3 / across)
+    figure = Figure(figsize=(inch * across, (inch + 0.35) * rows + 0.4), dpi=DPI, facecolor="black")
     FigureCanvasAgg(figure)
     heading = (
-        f"{len(studies)} studies"
+        f"{len(studies)} {'study' if len(studies) == 1 else 'studies'}"
         if len(studies) == len(index.studies)
         else (f"{len(studies)} of {len(index.studies)} studies, evenly spread")
     )

@@ -25,6 +25,8 @@ __all__ = ["index_json", "printable", "readable_time", "render_cohort", "render_
 MANY = 40
 """More studies than this are shortened to the first and the last few."""
 FIRST, LAST = 20, 5
+WIDE = 110
+"""Columns of a terminal from which the reasons stand in the table."""
 NAMED = 8
 """Places that are named of a remark that many share; faults are always named in full."""
 
@@ -129,36 +131,53 @@ def _studies(studies: Sequence[StudyRecord], console: Console, *, all_studies: b
     from rich.text import Text
 
     patients = any(record.patient != record.study for record in studies)
-    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    wide = console.width >= WIDE
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("study", overflow="fold", min_width=8)
     if patients:
         table.add_column("patient", overflow="fold", min_width=8)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("T x H x W", justify="right", no_wrap=True)
-    table.add_column("mm", justify="right", no_wrap=True)
-    table.add_column("plane", no_wrap=True)
-    table.add_column("series, and why", overflow="fold", min_width=16, ratio=1)
+    for heading in ("kind", "TxHxW", "mm", "plane"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading in {"kind", "plane"} else "right")
+    if wide:
+        table.add_column("series, and why", overflow="fold", ratio=1)
     short = len(studies) > MANY and not all_studies
     shown = [*studies[:FIRST], None, *studies[-LAST:]] if short else list(studies)
     for record in shown:
         if record is None:
             table.add_row(f"… {len(studies) - FIRST - LAST} more", *([""] * (len(table.columns) - 1)), style="dim")
             continue
-        series = record.series
-        shape, spacing = canonical_shape(series)
+        shape, spacing = canonical_shape(record.series)
         cells = [
             record.study,
             *([record.patient] if patients else []),
-            modality_of(series),
-            " x ".join(str(size) for size in shape),
-            " x ".join(f"{size:.3g}" for size in spacing),
-            series.orientation,
-            f"{_series_path(record)}: {record.why}" if _series_path(record) else record.why,
+            modality_of(record.series),
+            "x".join(str(size) for size in shape),
+            "x".join(f"{size:.3g}" for size in spacing),
+            record.series.orientation,
+            *([_reason(record)] if wide else []),
         ]
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console.print(table)
     if short:
         _print(console, "--all lists every study.")
+    if not wide:
+        _reasons([record for record in shown if record is not None], console)
+
+
+def _reasons(studies: Sequence[StudyRecord], console: Console) -> None:
+    """Print why each series was chosen, below a table that has no room for it."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for record in studies:
+        alike[_reason(record)].append(record.study)
+    _print(console, "\nchosen, and why:")
+    for reason, names in sorted(alike.items(), key=lambda item: -len(item[1])):
+        which = ", ".join(names) if len(names) <= NAMED else f"{len(names)} of these studies"
+        _print(console, f"  {printable(which)}: {printable(reason)}")
+
+
+def _reason(record: StudyRecord) -> str:
+    path = _series_path(record)
+    return f"{path} ({record.why})" if path else record.why
 
 
 def _series_path(record: StudyRecord) -> str:
@@ -204,6 +223,8 @@ def printable(text: object) -> str:
 
 def readable_time(seconds: float) -> str:
     """Return a duration in the unit a person would use."""
+    if seconds < 0.1:
+        return "no time"
     for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (float("inf"), 3600, "h")):
         if seconds < limit:
             return f"{seconds / size:.2g} {unit}" if seconds / size < 10 else f"{seconds / size:.0f} {unit}"
