@@ -13,7 +13,7 @@ import pytest
 from volrec.config import TrainConfig, parse_config
 from volrec.data.entries import Entry, StoredVolume, study_quantiles, write_entry
 from volrec.data.store import Store
-from volrec.training.fit import Subject
+from volrec.training.member import Subject
 
 SHAPE = (8, 16, 16)
 

@@ -36,6 +36,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { text-align: left; padding: .32rem .8rem .32rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
 td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; }
 table.matrix td, table.matrix th { text-align: center; padding: .55rem 1.1rem; border: 1px solid var(--line); }
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: .87em;
   overflow-wrap: anywhere; }

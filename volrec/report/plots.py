@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from volrec.evaluation import pr_points, roc_points
 
@@ -52,6 +53,8 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, m
                 panels[1].plot(epochs[kept[-1]], values[kept[-1]], "o", color=colour, markersize=6)
     panels[0].set(xlabel="epoch", ylabel="loss" if len(histories) == 1 else "loss (dashed: validation)")
     panels[0].legend(frameon=False)
+    for panel in panels:
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     if with_metric:
         panels[1].set(xlabel="epoch", ylabel=f"validation {metric} (dot: weights kept)")
     return _svg(figure, "curves")

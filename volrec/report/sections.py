@@ -287,7 +287,7 @@ def _threshold_note(found: Findings) -> str:
         where = f"Called from {values} on{own}: the best mean of sensitivity and specificity on the validation studies."
     else:
         where = "Called from 0.5 on: there were no validation studies to choose a threshold."
-    return f"{where} Metrics above that need a threshold use 0.5."
+    return f"{where} The metrics below that need a threshold use 0.5."
 
 
 def _regression(found: Findings) -> list[str]:

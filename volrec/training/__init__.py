@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from volrec.training.distributed import is_main_process
-    from volrec.training.fit import MemberResult, fit_member
+    from volrec.training.fit import fit_member
     from volrec.training.losses import StudyLoss
+    from volrec.training.member import MemberResult, Subject
     from volrec.training.pipeline import train
 
-__all__ = ["MemberResult", "StudyLoss", "fit_member", "is_main_process", "train"]
+__all__ = ["MemberResult", "StudyLoss", "Subject", "fit_member", "is_main_process", "train"]
 
 _HOME = {
-    "MemberResult": "fit",
+    "MemberResult": "member",
+    "Subject": "member",
     "StudyLoss": "losses",
     "fit_member": "fit",
     "is_main_process": "distributed",

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from volrec.config import TrainConfig
 from volrec.data.datasets import ClipDataset, Draw, StudySampler, balance_groups, clip_loader
-from volrec.data.entries import Entry
+from volrec.data.entries import Entry, StoredVolume
 from volrec.data.store import Store
 from volrec.parallel import available_cpus
 from volrec.training.distributed import rank, world_size
@@ -20,6 +20,36 @@ if TYPE_CHECKING:
     from volrec.data.labels import Case
 
 __all__ = ["ClipData", "WatchedClips", "choose_workers"]
+
+
+class KeptOpen(Store):
+    """A store that keeps volumes open between epochs: opening one costs several times what a clip of it does.
+
+    Parameters
+    ----------
+    store : Store
+        Whose entries are read.
+    """
+
+    limit = 256
+    """Volumes kept open; each holds a file handle."""
+
+    def __init__(self, store: Store) -> None:
+        self.__dict__.update(store.__dict__)
+        self._volumes: dict[str, StoredVolume] = {}
+
+    def open(self, entry: Entry) -> StoredVolume:
+        """Return the volume, opened now or before."""
+        found = self._volumes.get(entry.key)
+        if found is None:
+            if len(self._volumes) >= self.limit:
+                self._volumes.pop(next(iter(self._volumes)))
+            found = self._volumes[entry.key] = super().open(entry)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A memory map would be sent to a loading process as the whole array.
+        return {**self.__dict__, "_volumes": {}}
 
 
 class WatchedClips(ClipDataset):
@@ -76,7 +106,7 @@ class ClipData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         seed = config.trainer.seed
-        self.clips = WatchedClips(cases, entries, store=store, sampling=config.sampling, seed=seed)
+        self.clips = WatchedClips(cases, entries, store=KeptOpen(store), sampling=config.sampling, seed=seed)
         self.batch_size = config.optim.batch_size
         self.workers = choose_workers(config.trainer.workers, accelerator=accelerator)
         self.clips.watch(self.workers)

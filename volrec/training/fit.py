@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -16,11 +13,9 @@ from volrec.config import TrainConfig
 from volrec.data.datasets import StudyDataset
 from volrec.data.entries import Entry
 from volrec.data.store import Store
-from volrec.errors import DataError, Problem, RunError, StoreError
-from volrec.evaluation import default_metric, higher_is_better, study_metric
-from volrec.inference.predictor import Predictor
+from volrec.errors import Problem, RunError
 from volrec.progress import progress
-from volrec.runs import Member, member_card
+from volrec.runs import Member
 from volrec.training.callbacks import EpochEnd, MemberState, StepGuard, Validation
 from volrec.training.clock import StepClock, describe_times
 from volrec.training.data import ClipData
@@ -29,9 +24,17 @@ from volrec.training.distributed import is_launched, is_main_process, process_gr
 from volrec.training.ema import AveragedNetwork
 from volrec.training.interrupts import Interrupted, StopFlag, StopTraining, catching_signals
 from volrec.training.logs import EpochLogs, require_mlflow
-from volrec.training.losses import class_weights
+from volrec.training.member import (
+    MemberResult,
+    Subject,
+    check_clip_size,
+    choose_metric,
+    data_signature,
+    make_card,
+    make_module,
+    validate_on,
+)
 from volrec.training.module import StudyModule
-from volrec.training.scoring import score_studies
 
 if TYPE_CHECKING:
     from volrec.data.labels import Case
@@ -39,60 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["MemberResult", "Subject", "fit_member"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is learned, the same for every member of a run.
-
-    Attributes
-    ----------
-    task : str
-        ``binary``, ``multiclass``, ``multilabel`` or ``regression``.
-    targets, classes : tuple of str
-        Target columns; class names.
-    num_outputs : int
-        Outputs of the network.
-    modality : str
-        Of the studies, where they share one.
-    """
-
-    task: str
-    targets: tuple[str, ...]
-    classes: tuple[str, ...]
-    num_outputs: int
-    modality: str = ""
-
-
-@dataclass(frozen=True)
-class MemberResult:
-    """How the training of a member went.
-
-    Attributes
-    ----------
-    name : str
-        Name of the split.
-    metric : str
-        Metric that chose the weights; empty without a validation part.
-    value : float, optional
-        Its value, with the weights that were kept.
-    epoch : int
-        Epoch of these weights, from 0.
-    epochs : int
-        Epochs that were trained.
-    times : dict
-        Seconds and shares of data wait, transfer, compute and validation.
-    problems : tuple of Problem
-        Studies that could not be read or scored.
-    """
-
-    name: str
-    metric: str
-    value: float | None
-    epoch: int
-    epochs: int
-    times: dict[str, float]
-    problems: tuple[Problem, ...] = ()
 
 
 def fit_member(
@@ -139,7 +88,7 @@ def fit_member(
     if config.trainer.mlflow is not None:
         require_mlflow()
     data = ClipData(config, train, entries, store=store, task=subject.task, accelerator=placement.accelerator)
-    module = _make_module(config, subject, data)
+    module = make_module(config, subject, data)
     check_clip_size(module, config, data)
     studies = StudyDataset(validation, entries, store=store)
     metric, higher = choose_metric(config.protocol.metric, subject, studies.cases)
@@ -153,10 +102,19 @@ def fit_member(
     signature = data_signature(data.clips.cases)
 
     def card(epoch: int, found: Validation | None) -> dict[str, Any]:
-        return _card(config, subject, member, module, epoch=epoch, metric=metric, found=found, signature=signature)
+        return make_card(config, subject, member, module, epoch=epoch, metric=metric, found=found, signature=signature)
 
     def validate(network: torch.nn.Module) -> Validation:
-        return _validate(network, config, subject, placement, studies, metric, module.scaling, flag)
+        return validate_on(
+            studies,
+            network,
+            config=config,
+            subject=subject,
+            placement=placement,
+            metric=metric,
+            scaling=module.scaling,
+            stop=lambda: flag.requested,
+        )
 
     if is_main_process():
         member.make()
@@ -169,6 +127,7 @@ def fit_member(
             deterministic(config.trainer.deterministic),
             quiet_lightning(),
             progress(member.name, total) as bar,
+            torch.random.fork_rng(devices=[]),  # the steps seed the generator that the caller uses too
             _signals_within_fit(flag) as signals,
         ):
             guard = StepGuard(state, clock=clock, flag=flag, average=average, bar=bar)
@@ -249,7 +208,7 @@ def _make_trainer(
         from pytorch_lightning.strategies import DDPStrategy
 
         plugins.append(TorchElasticEnvironment())
-        # Every parameter takes part in every step, except where a slice loss has no labels.
+        # Every parameter takes part in every step, so nothing has to be looked for.
         strategy = DDPStrategy(find_unused_parameters=False)
     return pl.Trainer(
         accelerator="gpu" if placement.accelerator == "cuda" else placement.accelerator,
@@ -277,157 +236,6 @@ def _local_size() -> int:
     import os
 
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", str(world_size()))))
-
-
-def _make_module(config: TrainConfig, subject: Subject, data: ClipData) -> StudyModule:
-    values = config.to_dict()
-    cases = data.clips.cases
-    if not cases:
-        raise DataError("there is no study to train on.", remedy="See the quarantine for why.", code="no-studies")
-    targets = torch.as_tensor(np.stack([np.asarray(case.target, dtype=np.float32).reshape(-1) for case in cases]))
-    weights = None
-    if config.data.balance == "loss":
-        found = class_weights(targets, subject.task, subject.num_outputs)  # type: ignore[arg-type]
-        weights = None if found is None else found.tolist()
-    labelled = any(case.slice_targets is not None for case in cases)
-    return StudyModule(
-        network=values["network"],
-        task=subject.task,
-        num_outputs=subject.num_outputs,
-        intensity=values["intensity"],
-        augment=values["augment"],
-        optim=values["optim"],
-        spacing=_usual_spacing(data),
-        class_weights=weights,
-        scaling=_scaling(targets) if subject.task == "regression" else None,
-        slice_label_weight=config.data.slice_label_weight if labelled else 0.0,
-        seed=config.trainer.seed,
-        steps_per_epoch=data.steps_per_epoch,
-        epochs=config.trainer.epochs,
-    )
-
-
-def _usual_spacing(data: ClipData) -> list[float] | None:
-    """Return the median spacing (T, H, W) in mm of the stored studies, from some of them."""
-    found = []
-    for entry in data.clips.entries[:: max(1, len(data.clips.entries) // 16)]:
-        try:
-            affine = data.clips.store.open(entry).affine
-        except StoreError:  # reported when the study's turn comes
-            continue
-        found.append(np.linalg.norm(affine[:3, :3], axis=0))
-    return np.median(found, axis=0).tolist() if found else None
-
-
-def _scaling(targets: torch.Tensor) -> dict[str, list[float]]:
-    """Return mean and standard deviation of the training targets; a constant one is only shifted."""
-    values = targets.double().numpy()
-    mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
-    return {"mean": mean.tolist(), "std": np.where(std > 0, std, 1.0).tolist()}
-
-
-def choose_metric(wanted: str, subject: Subject, cases: Sequence[Case]) -> tuple[str, bool]:
-    """Return the metric that chooses the weights and whether more is better.
-
-    Where the validation part cannot carry it (one class only, constant values), the loss takes its place, and the log
-    says so.
-
-    Raises
-    ------
-    ConfigError
-        For a metric that the task does not have.
-    """
-    name = default_metric(subject.task) if wanted == "auto" else wanted
-    width = subject.num_outputs
-    if cases:
-        truth = np.stack([np.asarray(case.target, dtype=np.float64).reshape(-1) for case in cases])
-        value = study_metric(name, subject.task, truth, np.full((len(cases), width), 1.0 / max(2, width)))
-        if not np.isfinite(value):
-            log.warning(
-                "%s is not defined on the %d validation studies (one class or one value only): the loss chooses the "
-                "weights instead; a larger split.validation would help.",
-                name,
-                len(cases),
-            )
-            name = "loss"
-    return name, higher_is_better(name)
-
-
-def check_clip_size(module: StudyModule, config: TrainConfig, data: ClipData) -> None:
-    """Check before the first step that the network can read the clips.
-
-    Raises
-    ------
-    ConfigError
-        With the sizes that it can read.
-    """
-    height, width = data.clips.entries[0].shape[1:]
-    clip = torch.empty((1, module.transform.channels, config.sampling.clip_length, height, width), device="meta")
-    module.network.check_input(clip)
-
-
-def data_signature(cases: Sequence[Case]) -> str:
-    """Return a hash of the training studies: their series, source files and targets."""
-    digest = hashlib.sha256()
-    for case in sorted(cases, key=lambda case: case.study):
-        digest.update(f"{case.study}|{case.series.uid}|{case.series.signature}|".encode())
-        digest.update(np.asarray(case.target, dtype="<f4").tobytes())
-    return digest.hexdigest()
-
-
-def _card(
-    config: TrainConfig,
-    subject: Subject,
-    member: Member,
-    module: StudyModule,
-    *,
-    epoch: int,
-    metric: str,
-    found: Validation | None,
-    signature: str,
-) -> dict[str, Any]:
-    value = None if found is None or not np.isfinite(found.metric) else float(found.metric)
-    return member_card(
-        config,
-        split=member.name,
-        task=subject.task,
-        targets=subject.targets,
-        classes=subject.classes,
-        num_classes=subject.num_outputs,
-        in_channels=module.transform.channels,
-        modality=subject.modality,
-        regression=module.scaling,
-        data_signature=signature,
-        epoch=epoch,
-        validation={} if found is None else {"metric": metric, "value": value},
-        averaged=bool(config.optim.ema_decay),
-    )
-
-
-def _validate(
-    network: torch.nn.Module,
-    config: TrainConfig,
-    subject: Subject,
-    placement: Placement,
-    studies: StudyDataset,
-    metric: str,
-    scaling: Mapping[str, Sequence[float]] | None,
-    flag: StopFlag,
-) -> Validation:
-    predictor = Predictor(
-        network,
-        intensity=config.intensity,
-        sampling=config.sampling,
-        protocol=config.protocol,
-        task=subject.task,
-        precision=placement.precision,
-        regression_scaling=scaling,
-    )
-    scored = score_studies(predictor, studies, stop=lambda: flag.requested)
-    if not scored.cases:
-        return Validation(float("nan"), float("nan"), scored.problems)
-    value = study_metric(metric, subject.task, scored.targets, scored.scores)
-    return Validation(value, study_metric("loss", subject.task, scored.targets, scored.scores), scored.problems)
 
 
 def _open_logs(config: TrainConfig, member: Member, state: MemberState) -> EpochLogs:

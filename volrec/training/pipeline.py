@@ -24,8 +24,9 @@ from volrec.runs import Member, RunFolder
 from volrec.training.clock import describe_times
 from volrec.training.devices import place
 from volrec.training.distributed import check_world, is_launched, is_main_process, on_main, process_group
-from volrec.training.fit import Subject, fit_member
+from volrec.training.fit import fit_member
 from volrec.training.launch import run_processes
+from volrec.training.member import Subject
 from volrec.training.scoring import score_studies
 
 if TYPE_CHECKING:
