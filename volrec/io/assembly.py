@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from volrec.errors import Problem
-from volrec.io.geometry import flip_lps_ras, largest_spacing_plane, plane_of, spacing_of
-from volrec.io.grouping import Group, group_frames, normal_of
+from volrec.io.geometry import flip_lps_ras, largest_spacing_plane, spacing_of, stacking_plane
+from volrec.io.grouping import Group, group_frames
 from volrec.io.headers import Header
 from volrec.io.series import Series
 from volrec.io.stacking import Stack, stack_frames
@@ -35,7 +35,7 @@ _NOT_A_SCAN = {
     "ES": "an endoscopy image",
 }
 _NOT_FATAL_NOTES = frozenset(
-    {"invalid-tag", "assumed-transfer-syntax", "spacing-by-tag", "mosaic", "sform-qform", "sform-invalid"}
+    {"no-rescale", "invalid-tag", "assumed-transfer-syntax", "spacing-by-tag", "mosaic", "sform-qform", "sform-invalid"}
 )
 
 
@@ -205,7 +205,9 @@ def _without_copies(
                 members[0], path="", mtime_ns=0, pixel_offset=0, size=0
             ):
                 copies[other.path] = members[0].path
-            elif not conflicts:
+                continue
+            kept.append(other)  # for the record: the series cannot be used
+            if not conflicts:
                 conflicts.append(
                     Problem(
                         _relative(other.path, base),
@@ -299,9 +301,7 @@ def _stacked(uid: str, group: Group, base: str | None, extra: Sequence[Problem],
 def _series(uid: str, stack: Stack, folder: str, group: Group, problems: list[Problem]) -> Series:
     first = stack.frames[0]
     t, h, w = spacing_of(stack.affine)
-    if len(stack.frames) == 1:
-        t = 0.0
-    orientation = plane_of(normal_of(first.orientation)) if first.orientation else "axial"
+    orientation = "axial" if min(t, h, w) <= 0 else stacking_plane(stack.affine)
     return Series(
         uid=uid,
         kind="dicom",
@@ -314,7 +314,7 @@ def _series(uid: str, stack: Stack, folder: str, group: Group, problems: list[Pr
         files=tuple(dict.fromkeys(frame.path for frame in stack.frames)),
         headers=tuple(stack.frames),
         shape=stack.shape,
-        spacing=(t, h, w),
+        spacing=(t if len(stack.frames) > 1 else 0.0, h, w),
         affine=_rows(stack.affine),
         split_by=group.split_by,
         localizer=bool(group.localizer),

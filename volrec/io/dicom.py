@@ -102,6 +102,8 @@ def _first_header(path: str, size: int, mtime_ns: int, modality: str, found: Ele
     bits_stored = _whole(found, "bits_stored") or bits_allocated
     signed = first("pixel_representation", 0) == 1
     slope, intercept = _real(found, "slope"), _real(found, "intercept")
+    if modality == "CT" and intercept is None and not found.present & {"shared_groups", "frame_groups", "modality_lut"}:
+        notes.append(("no-rescale", "it has no RescaleIntercept; stored values were taken for HU"))
     if slope == 0:
         notes.append(("zero-slope", "RescaleSlope is 0"))
     spacing = _reals(found, "pixel_spacing", 2)

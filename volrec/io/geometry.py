@@ -25,6 +25,7 @@ __all__ = [
     "resheared",
     "shear_stack",
     "spacing_of",
+    "stacking_plane",
 ]
 
 # Patient axis (0 left-right, 1 front-back, 2 foot-head) and direction in LPS of the array axes (T, H, W).
@@ -79,6 +80,11 @@ def patient_axes(affine: np.ndarray) -> tuple[int, int, int]:
     cosines = np.abs(columns / np.linalg.norm(columns, axis=0))
     best = max(permutations(range(3)), key=lambda axes: round(sum(cosines[axes[i], i] for i in range(3)), 9))
     return best[0], best[1], best[2]
+
+
+def stacking_plane(affine: np.ndarray) -> str:
+    """Return the plane that keeps array axis 0 as the slice axis, however oblique the stack is."""
+    return _PLANES[patient_axes(affine)[0]]
 
 
 def largest_spacing_plane(affine: np.ndarray, *, tolerance: float = 0.01) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -216,11 +217,21 @@ def _try_tag(group: Group, always: bool, name: str, key: Callable[[Header], Hash
     if len(parts) < 2:
         return [group]
     places, counts = _places(group.frames)
-    if counts.max() == 1 and not always:
+    if counts.max() == 1 and not (always and _worth_dividing(group.frames, list(parts.values()))):
         return [group]
     if all(_is_regular(part, len(places)) for part in parts.values()):
         return _split(group, name, parts)
     return [group]
+
+
+def _worth_dividing(frames: Sequence[Header], parts: Sequence[Sequence[Header]]) -> bool:
+    """Whether to ask a tag although no position repeats: not where slices of one even stack take turns in it."""
+    places, _ = _places(frames)
+    gaps = np.diff(places)
+    if (np.abs(gaps - np.median(gaps)) > 0.05 * np.median(gaps)).any():
+        return True
+    ends = sorted((float(along.min()), float(along.max())) for along in map(projections, parts))
+    return all(upper[0] > lower[1] for lower, upper in pairwise(ends))
 
 
 def _places(frames: Sequence[Header]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from volrec.io.geometry import CANONICAL, plane_of, resheared
+from volrec.io.geometry import CANONICAL, resheared, stacking_plane
 from volrec.io.grouping import SAME_PLACE_MM, normal_of
 from volrec.io.headers import Header
 
@@ -15,7 +15,8 @@ __all__ = ["Stack", "stack_frames"]
 
 _UNEVEN = 0.05
 """Largest deviation of a slice from an even grid, as a share of the spacing, that rounding explains."""
-_UNEVEN_MM = 0.02
+_UNEVEN_MM = 0.11
+"""The same in mm: positions rounded to a tenth make gaps that differ by as much."""
 _NOTED = 0.01
 _DRIFT_VOXELS = 0.1
 """In-plane drift over the whole stack, in voxels, from which slices are shifted back."""
@@ -69,8 +70,9 @@ def stack_frames(frames: Sequence[Header]) -> Stack:
     """
     orientation = np.asarray(frames[0].orientation, dtype=np.float64)
     normal = normal_of(frames[0].orientation or ())
-    plane = plane_of(normal)
-    patient_axis, direction = CANONICAL[plane][0]
+    axes = np.eye(4)
+    axes[:3, :3] = np.stack([normal, orientation[3:], orientation[:3]], axis=1)
+    patient_axis, direction = CANONICAL[stacking_plane(axes)][0]
     upward = normal if np.sign(normal[patient_axis]) == direction else -normal
     positions = np.array([frame.position for frame in frames], dtype=np.float64)
     along = positions @ upward
@@ -141,7 +143,7 @@ def _grid_index(stack: Stack, along: np.ndarray, upward: np.ndarray) -> np.ndarr
     gaps = np.diff(along)
     spacing = float(np.median(gaps))
     steps = np.rint(gaps / spacing)
-    allowed = max(_UNEVEN * spacing, _UNEVEN_MM)
+    allowed = min(max(_UNEVEN * spacing, _UNEVEN_MM), spacing / 4)
     # Gaps of one size: the mean of those without a hole is a better ruler than their median.
     single = np.abs(gaps - spacing) <= allowed
     if single.any():
@@ -163,7 +165,7 @@ def _grid_index(stack: Stack, along: np.ndarray, upward: np.ndarray) -> np.ndarr
     # A straight line through all positions: single gaps may each pass and still add up.
     slope, start = np.polyfit(index, along, 1)
     deviation = float(np.abs(along - (start + slope * index)).max())
-    if deviation > 2 * allowed:
+    if deviation > allowed:
         stack.problems.append(
             (
                 "non-uniform-spacing",
