@@ -17,6 +17,7 @@ import volrec.data.scan as scanning
 from volrec.config import SeriesConfig
 from volrec.data.index import COLUMNS, StudyIndex, index
 from volrec.errors import DataError
+from volrec.parallel import Outcome
 
 
 def _tree(root: Path) -> Path:
@@ -387,3 +388,30 @@ def test_the_index_starts_without_heavy_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_file_that_kills_its_worker_is_named_and_costs_itself_alone(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+
+    def pool(function, items, **_: object):  # type: ignore[no-untyped-def]
+        rounds.append(len(items))
+        for item in items:
+            if "A/mpr/004.dcm" in item.relatives:
+                yield Outcome(item, error=DataError("the process died.", where=str(item), code="worker-died"))
+            else:
+                yield Outcome(item, function(item))
+
+    monkeypatch.setattr(scanning, "map_processes", pool)
+    monkeypatch.setattr(scanning, "FEW", 0)
+    monkeypatch.setattr(scanning, "SOON", -1.0)
+    monkeypatch.setattr(scanning, "CHUNK", 5)
+    clock = iter(range(1000))
+    monkeypatch.setattr(scanning.time, "monotonic", lambda: float(next(clock)))
+    found = index(tree, jobs=2)
+    assert rounds == [5, 5]  # all chunks but the first, then the files of the one that was lost
+    (problem,) = [problem for problem in found.problems if problem.code == "worker-died"]
+    assert problem.where == "A/mpr/004.dcm"
+    assert [record.study for record in found] == ["A", "B"]
+    assert found.read == found.files - 1

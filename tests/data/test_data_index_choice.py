@@ -370,7 +370,7 @@ def test_a_study_without_a_usable_series_says_why_of_each() -> None:
     )
     assert choice.chosen is None
     assert choice.why == (
-        "None of its 3 series can be used "
+        "none of its 3 series can be used "
         "(x: 2 slices; at least 3 were asked for; 2 series: modality PT; CT was asked for)."
     )
 

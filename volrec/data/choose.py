@@ -16,7 +16,7 @@ from volrec.data.studies import Group
 from volrec.io import SET_ASIDE, Series
 from volrec.io.geometry import canonical_shape
 
-__all__ = ["Choice", "Habits", "choose", "habits", "matches", "modality_of", "series_name"]
+__all__ = ["Choice", "Habits", "choose", "grid_of", "habits", "matches", "modality_of", "series_name"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def habits(groups: Iterable[Group], config: SeriesConfig, root: Path) -> Habits:
         best: dict[tuple[str, str], int] = {}
         for one in candidates:
             role = _role(one, group, root)
-            best[role] = max(best.get(role, 0), slices_of(one))
+            best[role] = max(best.get(role, 0), grid_of(one)[0][0])
         for role, count in best.items():
             slices[role].append(count)
     frequency = {role: len(counts) for role, counts in slices.items()}
@@ -132,9 +132,11 @@ def modality_of(series: Series) -> str:
     return series.modality or ("NIfTI" if series.kind == "nifti" else "unknown")
 
 
-def slices_of(series: Series) -> int:
-    """Return the number of slices across the acquired plane (T)."""
-    return canonical_shape(series)[0][0] if all(series.shape) else 0
+def grid_of(series: Series) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Return shape (T, H, W) and spacing (t, h, w) in mm as they will be read; as stored where there is no geometry."""
+    if not all(series.shape) or not all(step > 0 for step in series.spacing):
+        return series.shape, series.spacing
+    return canonical_shape(series)
 
 
 def _path(series: Series, root: Path) -> str:
@@ -174,8 +176,8 @@ def _reject(series: Series, config: SeriesConfig, root: Path) -> tuple[str, str]
         return "filtered", f"orientation {series.orientation}; {config.orientation} was asked for"
     if config.path and not matches(series, config.path, root):
         return "filtered", f"its path does not match {config.path}"
-    if slices_of(series) < config.min_slices:
-        return "filtered", f"{_count(slices_of(series), 'slice')}; at least {config.min_slices} were asked for"
+    if grid_of(series)[0][0] < config.min_slices:
+        return "filtered", f"{_count(grid_of(series)[0][0], 'slice')}; at least {config.min_slices} were asked for"
     return None
 
 
@@ -193,8 +195,8 @@ def _key(series: Series, group: Group, usual: Habits, root: Path) -> tuple[Any, 
         bool(series.missing),
         series.derived,
         usual.roles.get(_role(series, group, root), len(usual.roles)),
-        -slices_of(series),
-        round(canonical_shape(series)[1][0], 2),
+        -grid_of(series)[0][0],
+        round(grid_of(series)[1][0], 2),
         series.uid,
     )
 
@@ -213,8 +215,7 @@ def _why(
     # The criteria that thinned the field, up to the one that left a single series.
     reasons: list[str] = []
     field_ = list(candidates)
-    slices = slices_of(winner)
-    thickness = canonical_shape(winner)[1][0]
+    (slices, _, _), (thickness, _, _) = grid_of(winner)
     for number in range(len(keys[id(winner)])):
         beaten = [one for one in field_ if keys[id(one)][number] != keys[id(winner)][number]]
         if not beaten:
@@ -261,7 +262,7 @@ def _none(group: Group, status: Mapping[int, tuple[str, str]], root: Path) -> st
         f"{series_name(found[0], group, root)}: {reason}" if len(found) == 1 else f"{len(found)} series: {reason}"
         for reason, found in reasons.items()
     ]
-    return f"None of its {len(group.series)} series can be used ({'; '.join(part.rstrip('.') for part in parts)})."
+    return f"none of its {len(group.series)} series can be used ({'; '.join(part.rstrip('.') for part in parts)})."
 
 
 def _count(number: int, noun: str) -> str:

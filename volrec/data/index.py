@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volrec.config import SeriesConfig
-from volrec.data.choose import choose, habits, matches, modality_of
+from volrec.data.choose import choose, grid_of, habits, matches, modality_of
 from volrec.data.forecast import forecast
 from volrec.data.naming import folder_of, name_of, natural, relative_path
 from volrec.data.scan import Scan, scan_tree
@@ -19,7 +19,6 @@ from volrec.data.studies import Group, group_studies
 from volrec.errors import DataError, Problem
 from volrec.files import write_atomically
 from volrec.io import SET_ASIDE, Series, assemble
-from volrec.io.geometry import canonical_shape
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -337,7 +336,7 @@ def _of_study(group: Group, chosen: Series | None, why: str, modality: str) -> I
         yield Problem(
             group.path or ".",
             "other-modality",
-            f"Its series is {modality_of(chosen)}; most of the folder is {modality}.",
+            f"its series is {modality_of(chosen)}; most of the folder is {modality}.",
             f"Set data.series.modality to {modality} to leave it out.",
             group.study,
             fatal=False,
@@ -346,7 +345,7 @@ def _of_study(group: Group, chosen: Series | None, why: str, modality: str) -> I
 
 def _row(one: Series, group: Group, status: str, why: str, root: Path) -> dict[str, Any]:
     problem = "; ".join(f"{problem.code}: {problem.reason}" for problem in one.problems)
-    shape, spacing = canonical_shape(one) if all(one.shape) else (one.shape, one.spacing)
+    shape, spacing = grid_of(one)
     values: Sequence[Any] = (
         group.study,
         group.patient,

@@ -157,7 +157,7 @@ def _scan(root: str, relative: str) -> FileScan:
         problem = Problem(
             relative,
             "unexpected",
-            f"Its header cannot be read ({type(error).__name__}: {error}).",
+            f"its header cannot be read ({type(error).__name__}: {error}).",
             "Open it in a viewer to see whether it is sound; if it is, please report this.",
         )
         return FileScan(path, 0, 0, "other", (), problem)

@@ -188,7 +188,7 @@ def _group_nifti(
             Problem(
                 ".",
                 "study-is-folder",
-                "File names repeat, or begin with their folder's name: each folder of NIfTI files is taken as a study.",
+                "file names repeat, or begin with their folder's name: each folder of NIfTI files is taken as a study.",
                 "If every file is a study of its own, give them different names.",
                 fatal=False,
             )
@@ -220,7 +220,7 @@ def _several_patients(groups: Iterable[Group]) -> list[Problem]:
         Problem(
             folder or ".",
             "several-patients",
-            f"The folder holds files of {len(patients)} patients ({_some(patients)}); they are kept apart.",
+            f"it holds files of {len(patients)} patients ({_some(patients)}); they are kept apart.",
             "Labels for them have to name the patient or the StudyInstanceUID, not this folder.",
             fatal=False,
         )

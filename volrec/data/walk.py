@@ -135,7 +135,7 @@ class _Walker:
                 Problem(
                     relative,
                     "unreadable-folder",
-                    f"The folder cannot be listed ({_why(error)}).",
+                    f"it cannot be listed ({_why(error)}).",
                     "Check its permissions.",
                 )
             )
@@ -163,7 +163,7 @@ class _Walker:
                 Problem(
                     relative,
                     "special-file",
-                    "It is a pipe, socket or device, not a file.",
+                    "it is a pipe, socket or device, not a file.",
                     "Move it elsewhere.",
                     fatal=False,
                 )
@@ -178,7 +178,7 @@ class _Walker:
                 Problem(
                     relative,
                     "broken-link",
-                    f"The symbolic link leads to nothing ({_why(error)}).",
+                    f"it is a symbolic link that leads to nothing ({_why(error)}).",
                     "Fetch or restore its target, or delete the link.",
                 )
             )
@@ -189,7 +189,7 @@ class _Walker:
                     Problem(
                         relative,
                         "repeated-link",
-                        "The symbolic link leads to a folder that is read already, or that holds the one scanned.",
+                        "it is a symbolic link to a folder that is read already, or that holds the one scanned.",
                         "Nothing is lost; delete the link to be rid of this line.",
                         fatal=False,
                     )
@@ -209,7 +209,7 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def _unreadable(relative: str, error: OSError) -> Problem:
-    return Problem(relative, "unreadable", f"It cannot be read ({_why(error)}).", "Check its permissions.")
+    return Problem(relative, "unreadable", f"it cannot be read ({_why(error)}).", "Check its permissions.")
 
 
 def _why(error: BaseException) -> str:
