@@ -13,7 +13,7 @@ import numpy as np
 from volrec.data.label_match import Match, match_rows, same_patients
 from volrec.data.label_table import KEYS, column_named, is_missing, read_table, some, to_number
 from volrec.data.slice_labels import join_slice_labels
-from volrec.data.targets import Coding, Task, infer_coding, num_outputs
+from volrec.data.targets import Coding, Task, infer_coding, num_outputs, one_class
 from volrec.errors import LabelsError, Problem
 
 if TYPE_CHECKING:
@@ -270,12 +270,7 @@ def _check_variety(coding: Coding, values: np.ndarray, where: str) -> None:
     if coding.task in ("binary", "multiclass"):
         present = np.unique(values)
         if len(present) < 2:
-            raise LabelsError(
-                f"all {len(values)} studies are of one class ('{coding.classes[int(present[0])]}').",
-                remedy="Add studies of another class, or choose another target.",
-                where=where,
-                code="one-class",
-            )
+            raise one_class(coding.classes[int(present[0])], len(values), where)
         return
     constant = [name for name, column in zip(coding.targets, values.T, strict=True) if len(np.unique(column)) < 2]
     if constant:

@@ -12,6 +12,7 @@ import numpy as np
 from volrec.data.label_match import find_study
 from volrec.data.label_table import column_named, is_missing, read_table, some, to_number
 from volrec.errors import LabelsError, Problem
+from volrec.io.geometry import canonical_axes
 
 if TYPE_CHECKING:
     from volrec.data.index import StudyIndex
@@ -29,16 +30,17 @@ def slice_positions(series: Series) -> np.ndarray:
     DICOM: the coordinate of ImagePositionPatient that grows from slice to slice (the third of an axial series), as a
     viewer shows it; lacking slices are interpolated. NIfTI: the same coordinate, LPS, of the centre of the slice.
     """
-    axis = AXIS[series.orientation]
-    count = series.shape[0]
-    known = [header.position for header in series.headers]
-    if series.kind == "dicom" and len(known) + len(series.missing) == count and None not in known:
-        present = np.setdiff1d(np.arange(count), series.missing)
-        places = np.interp(np.arange(count), present, [place[axis] for place in known if place is not None])
+    patient_axis = AXIS[series.orientation]
+    affine = np.asarray(series.affine, dtype=np.float64)
+    axis = canonical_axes(affine, series.orientation)[0][0]
+    count = series.shape[axis]
+    known = [header.position[patient_axis] for header in series.headers if header.position is not None]
+    if series.kind == "dicom" and axis == 0 and len(known) + len(series.missing) == count:
+        places = np.interp(np.arange(count), np.setdiff1d(np.arange(count), series.missing), known)
     else:
-        _, height, width = series.shape
-        index = np.column_stack((np.arange(count), np.tile([(height - 1) / 2, (width - 1) / 2, 1.0], (count, 1))))
-        places = index @ np.asarray(series.affine, dtype=np.float64)[axis]
+        index = np.tile([*((size - 1) / 2 for size in series.shape), 1.0], (count, 1))
+        index[:, axis] = np.arange(count)
+        places = index @ affine[patient_axis]
     return np.sort(places)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from volrec.data.label_table import is_missing, some, to_number
 from volrec.errors import LabelsError
 
-__all__ = ["Coding", "Task", "class_name", "infer_coding", "num_outputs"]
+__all__ = ["Coding", "Task", "class_name", "infer_coding", "num_outputs", "one_class"]
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
 TASKS = ("binary", "multiclass", "multilabel", "regression")
@@ -130,6 +130,8 @@ def infer_coding(
     numbers = [to_number(cell) for cell in cells]
     if task == "multilabel":
         return _multilabel(filled, classes, where)
+    if len(kinds) == 1 and not classes and task != "regression":
+        raise one_class(next(iter(kinds)), len(cells), where)
     if task is None:
         task, why = _infer(name, kinds, numbers, classes, where)
         notes = [f"task: {task}, as column '{name}' {why}"]
@@ -150,14 +152,24 @@ def infer_coding(
     return Coding(task, (name,), names, tuple(notes))
 
 
+def one_class(name: str, studies: int, where: str) -> LabelsError:
+    """Return the error of a cohort without contrast."""
+    return LabelsError(
+        f"all {studies} studies are of one class ('{name}').",
+        remedy="Add studies of another class, or choose another target.",
+        where=where,
+        code="one-class",
+    )
+
+
 def _infer(
     name: str, kinds: Counter[str], numbers: Sequence[float | None], classes: Sequence[str], where: str
 ) -> tuple[Task, str]:
     listed = some(_sorted(kinds), 8)
     if classes:
         return ("binary" if len(classes) == 2 else "multiclass"), f"has the configured classes {some(classes, 8)}"
-    if len(kinds) <= 2:
-        return "binary", f"has two values ({listed})" if len(kinds) == 2 else f"has one value ({listed})"
+    if len(kinds) == 2:
+        return "binary", f"has two values ({listed})"
     if all(number is not None for number in numbers):
         whole = all(number == int(number) for number in numbers if number is not None)
         if whole and len(kinds) <= GRADES and len(numbers) >= 3 * len(kinds):
