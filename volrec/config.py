@@ -178,13 +178,13 @@ class AugmentConfig(Section):
     tilt: NonNegative = 0.0
     """Largest rotation out of the plane, degrees."""
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Largest relative change of size; leave at 0 where size is the question."""
+    """Largest relative change of size in plane; leave at 0 where size is the question."""
     shift: NonNegative = 0.0
     """Largest displacement in plane, voxels."""
     shift_slices: NonNegative = 0.0
     """Largest displacement along the slice axis, slices."""
     elastic: NonNegative = 0.0
-    """Standard deviation of a smooth elastic displacement, voxels."""
+    """Standard deviation of a smooth elastic displacement in plane, voxels."""
     spatial_probability: Probability = 1.0
     """Share of the clips that are changed spatially."""
     noise: NonNegative = 0.0

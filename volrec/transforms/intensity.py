@@ -108,7 +108,8 @@ class BatchIntensity(Transform):
                 where="quantiles",
                 code="quantiles",
             )
-        table = quantiles.to(device=data.device, dtype=torch.float64)
+        # Apple's devices have no float64.
+        table = quantiles.to(device=data.device, dtype=torch.float32 if data.device.type == "mps" else torch.float64)
         low = quantile_at(table, self.percentiles[0])
         high = quantile_at(table, self.percentiles[1])
         if self.kind == "percentile":
@@ -121,7 +122,7 @@ class BatchIntensity(Transform):
             return values.to(torch.float32).view(-1, 1, 1, 1, 1)
 
         # Clipping first keeps float32 exact enough: the range is the study's own, whatever the scanner's units.
-        out = torch.clamp(data.to(torch.float32), per_study(low), per_study(high))
+        out = data.to(torch.float32, copy=True).clamp_(per_study(low), per_study(high))
         return out.sub_(per_study(centre)).mul_(per_study(scale))
 
 
