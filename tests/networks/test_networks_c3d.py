@@ -29,7 +29,7 @@ TABLE = {
 
 
 def layers(**options) -> dict[str, tuple[int, ...]]:
-    return {layer["name"]: tuple(layer["shape"]) for layer in describe("c3d", **options)["layers"]}
+    return {layer["name"]: tuple(layer["output"]) for layer in describe("c3d", **options)["layers"]}
 
 
 def meta(**options) -> nn.Module:

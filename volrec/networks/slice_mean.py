@@ -75,15 +75,14 @@ class SliceMean(SlicewiseNetwork):
         for number, paper_channels in enumerate(_CHANNELS, 1):
             out = scale_channels(paper_channels, width)
             layers: list[nn.Module] = []
-            for _ in range(1 if number == 1 else 2):
-                layers += [
-                    nn.Conv2d(channels, out, 3, padding=1, bias=norm == "none"),
-                    norm_layer(norm, out, dims=2),
-                    nn.ReLU(inplace=True),
-                ]
+            count = 1 if number == 1 else 2
+            for index in range(count):
+                layers += [nn.Conv2d(channels, out, 3, padding=1, bias=norm == "none"), norm_layer(norm, out, dims=2)]
+                if index == count - 1 and number < len(_CHANNELS):
+                    # ReLU commutes with the maximum: pooling first leaves it a quarter of the positions.
+                    layers.append(nn.MaxPool2d(2, ceil_mode=True))
+                layers.append(nn.ReLU(inplace=True))
                 channels = out
-            if number < len(_CHANNELS):
-                layers.append(nn.MaxPool2d(2, ceil_mode=True))
             stages[f"stage{number}"] = nn.Sequential(*layers)
         self.encoder = nn.Sequential(stages)
         self.num_features = channels

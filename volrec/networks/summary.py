@@ -39,7 +39,7 @@ def describe(
     dict
         ``name, paper, title, year, summary, parameters, gmacs`` (multiply-adds in 10^9, one clip, convolutions and
         linear layers), ``clip`` (C, T, H, W), ``smallest`` (T, H, W), ``slicewise, options`` (name to default,
-        paper, allowed, meaning), ``ambiguities, layers`` (name, kind, output shape without batch, parameters).
+        paper, allowed, meaning), ``ambiguities, layers`` (name, kind, output without batch, parameters).
 
     Raises
     ------
@@ -102,7 +102,7 @@ def _recorder(layers: list[dict[str, Any]], label: str) -> Any:
                 {
                     "name": label,
                     "kind": type(module).__name__,
-                    "shape": list(output.shape[1:]),
+                    "output": list(output.shape[1:]),
                     "parameters": sum(parameter.numel() for parameter in module.parameters()),
                 }
             )
