@@ -22,7 +22,7 @@ from volrec.training.data import ClipData
 from volrec.training.devices import Placement, deterministic, place, quiet_lightning, translate_failure
 from volrec.training.distributed import is_launched, is_main_process, process_group, world_size
 from volrec.training.ema import AveragedNetwork
-from volrec.training.interrupts import Interrupted, StopFlag, StopTraining, catching_signals
+from volrec.training.interrupts import Interrupted, Signals, StopFlag, StopTraining
 from volrec.training.logs import EpochLogs, require_mlflow
 from volrec.training.member import (
     MemberResult,
@@ -128,7 +128,7 @@ def fit_member(
             quiet_lightning(),
             progress(member.name, total) as bar,
             torch.random.fork_rng(devices=[]),  # the steps seed the generator that the caller uses too
-            _signals_within_fit(flag) as signals,
+            Signals(flag) as signals,
         ):
             guard = StepGuard(state, clock=clock, flag=flag, average=average, bar=bar)
             ending = EpochEnd(
@@ -143,7 +143,7 @@ def fit_member(
                 patience=config.trainer.patience,
                 logs=logs,
             )
-            trainer = _make_trainer(config, placement, [signals, guard, ending], member)
+            trainer = _make_trainer(config, placement, [_TakeSignals(signals), guard, ending], member)
             _run(trainer, module, data, checkpoint, config=config, member=member)
         finished = True
     finally:
@@ -152,23 +152,14 @@ def fit_member(
     return _result(member, state, metric if len(studies) else "")
 
 
-class _signals_within_fit(pl.Callback):
-    """Install the signal handlers after Lightning's own, and take them away when the block ends."""
+class _TakeSignals(pl.Callback):
+    """Take the signals over once Lightning has installed its own handlers."""
 
-    def __init__(self, flag: StopFlag) -> None:
-        self._catching = catching_signals(flag)
-        self._installed = False
-
-    def __enter__(self) -> _signals_within_fit:
-        return self
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._catching.__enter__()
-        self._installed = True
-
-    def __exit__(self, *failure: object) -> None:
-        if self._installed:
-            self._catching.__exit__(None, None, None)
+        self._signals.install()
 
 
 def _run(

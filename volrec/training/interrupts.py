@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Interrupted", "StopFlag", "StopTraining", "catching_signals"]
+__all__ = ["Interrupted", "Signals", "StopFlag", "StopTraining"]
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +35,33 @@ class StopFlag:
         log.warning("%s: stopping after this step (once more stops at once).", signal.Signals(number).name)
 
 
-@contextmanager
-def catching_signals(flag: StopFlag) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `flag` while the block runs (in the main thread; elsewhere nothing changes)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in numbers}
-    try:
-        for number in numbers:
-            signal.signal(number, flag.handle)
-        yield
-    finally:
-        for number, handler in before.items():
+class Signals:
+    """SIGINT and SIGTERM turned into a flag, from `install` to the end of the block (in the main thread only).
+
+    The handlers of before are noted when the block begins and put back when it ends, whatever others (Lightning among
+    them) have installed in between.
+
+    Parameters
+    ----------
+    flag : StopFlag
+        Is put up by a signal.
+    """
+
+    def __init__(self, flag: StopFlag) -> None:
+        self.flag = flag
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def install(self) -> None:
+        """Take the signals over from here on."""
+        for number in self._before:
+            signal.signal(number, self.flag.handle)
+
+    def __exit__(self, *failure: object) -> None:
+        for number, handler in self._before.items():
             # None: it was installed outside Python and cannot be put back from here.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from volrec import errors
 from volrec.errors import RunError
-from volrec.training.interrupts import Interrupted, StopFlag, catching_signals
+from volrec.training.interrupts import Interrupted, Signals, StopFlag
 
 __all__ = ["JOB", "run_processes"]
 
@@ -96,7 +96,8 @@ def run_processes(
 def _wait(children: list[subprocess.Popen[bytes]]) -> None:
     """Wait until all have ended; a signal is passed on, and one failure ends the others."""
     flag, passed_on, deadline = StopFlag(), False, float("inf")
-    with catching_signals(flag):
+    with Signals(flag) as signals:
+        signals.install()
         while any(child.poll() is None for child in children):
             if flag.requested and not passed_on:
                 passed_on = True
