@@ -227,7 +227,8 @@ def _check_kind(path: Path) -> None:
         raise RunError(
             f"it cannot be read ({error.strerror or error}).", remedy="Check the path.", where=path, code="unreadable"
         ) from error
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+    # The first eight bytes of a safetensors file are a length and may look like anything.
+    if head[8:9] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise RunError(
             "it is a PyTorch pickle, which can run code and is not read.",
             remedy="Give a safetensors file.",
