@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from trees import make_series, write_nifti, write_series
 
@@ -268,6 +268,7 @@ def test_num_outputs():
 def test_the_coding_hangs_on_the_values_and_not_on_their_order(cells, random):
     shuffled = list(cells)
     random.shuffle(shuffled)
+    assume(len(set(cells)) > 1)
     one, other = (infer_coding({"x": values}, task="multiclass") for values in (cells, shuffled))
     assert one == other
     assert all(0 <= one.value(cell) < len(one.classes) for cell in cells)

@@ -98,8 +98,7 @@ def make_splits(cohort: Cohort, config: SplitConfig) -> list[Split]:
         splits = []
         for number, test in enumerate(folds):
             rest = [patient for other, fold in enumerate(folds) if other != number for patient in fold]
-            shares = [1 - config.validation, config.validation]
-            train, validation = divide(rest, shares, f"validation/{number}")
+            train, validation = _carve(rest, config.validation, divide, f"validation/{number}")
             splits.append(named(f"fold-{number}", train, validation, test))
     else:
         needed = 1 + (config.validation > 0) + (config.test > 0)
@@ -269,10 +268,15 @@ def _obey(cohort: Cohort, config: SplitConfig, patients: Mapping[str, list[str]]
         return split
     inside = set(split.train)
     among = [patient for patient, studies in patients.items() if inside.issuperset(studies)]
-    train, validation = divide(among, [1 - config.validation, config.validation], "validation")
-    if not validation:
-        raise _too_few(len(among), "training and validation", 2)
+    train, validation = _carve(among, config.validation, divide, "validation")
     return Split(split.name, _studies(train, patients), _studies(validation, patients), split.test)
+
+
+def _carve(among: Sequence[str], share: float, divide: Divide, purpose: str) -> list[list[str]]:
+    """Divide patients into those that train and those that choose the checkpoint."""
+    if share and len(among) < 2:
+        raise _too_few(len(among), "training and validation", 2)
+    return divide(among, [1 - share, share], purpose)
 
 
 def _patients(cases: Sequence[Case]) -> dict[str, list[str]]:
@@ -315,8 +319,8 @@ def _allocate(counts: Mapping[str, np.ndarray], shares: Sequence[float], seed: s
     """Give every patient to a part, so that each part gets its share of every feature.
 
     Iterative stratification [1]_ over patients instead of examples: the rarest feature first, the largest patient
-    first, to the part that still lacks most of that feature. A part that lacks a feature altogether is served before
-    the patients who have it run out.
+    first, to the part that still lacks most of that feature. A part that lacks a feature altogether, or is empty, is
+    served before the patients run out.
 
     References
     ----------
@@ -343,7 +347,10 @@ def _allocate(counts: Mapping[str, np.ndarray], shares: Sequence[float], seed: s
         for place, patient in enumerate(holders):
             # In order of importance: what training lacks nobody learns, what the test lacks nobody measures.
             lacking = [part for part in _by_importance(weights) if weights[part] > 0 and not given[part, feature]]
-            if lacking and len(holders) - place <= len(lacking):
+            empty = [part for part in _by_importance(weights) if weights[part] > 0 and not parts[part]]
+            if empty and len(waiting) <= len(empty):
+                part = empty[0]
+            elif lacking and len(holders) - place <= len(lacking):
                 part = lacking[0]
             else:
                 need = wanted[:, feature] - given[:, feature]
