@@ -55,9 +55,13 @@ def predictor(network: nn.Module, task: str = "binary", **options: object) -> Pr
     return Predictor(network, task=task, **given)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("portion", [1, 5, 100])
 @pytest.mark.parametrize(("stage", "consensus"), [("logits", "mean"), ("probabilities", "mean"), ("logits", "max")])
-def test_slices_encoded_once_give_bit_equal_scores_to_clips_run_one_by_one(stage: str, consensus: str) -> None:
+def test_slices_encoded_once_give_bit_equal_scores_to_clips_run_one_by_one(
+    stage: str, consensus: str, portion: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     voxels = volume()
+    monkeypatch.setattr(module, "BUDGET", portion * 2 * 24 * 24)
     intensity = IntensityConfig(kind="window", windows=["brain", "bone"])
     network = slice_network(channels=2)
     protocol = ProtocolConfig(stage=stage, consensus=consensus, overlap=0.75)

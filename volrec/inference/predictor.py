@@ -22,8 +22,10 @@ from volrec.transforms.intensity import BatchIntensity
 
 __all__ = ["Ensemble", "Predictor", "StudyScore", "best_device"]
 
-BUDGET = 1 << 23
-"""Input voxels (B·C·T'·H·W) of one pass through a network: 32 MB in float32."""
+BUDGET = 1 << 20
+"""Input voxels (B·C·T'·H·W) of one pass through a network; 64 channels of that size are 270 MB in float32."""
+BUDGET_GPU = 1 << 23
+"""The same on a GPU, which needs larger batches to be busy."""
 AXES = {"T": -3, "H": -2, "W": -1}
 
 Precision = Literal["auto", "32", "16", "bf16"]
@@ -188,8 +190,10 @@ class Predictor:
         # A mirror along T changes the order of the features only; one in plane has to be encoded anew.
         in_plane = sorted({tuple(axis for axis in axes if axis != AXES["T"]) for axes in self._views()})
         encoded: dict[tuple[int, ...], list[Tensor]] = {axes: [] for axes in in_plane}
-        for part in _portions(list(wanted), self._fitting(shape[1] * shape[2])):
-            images = self._input(read(np.asarray(part))[None], table)[0].transpose(0, 1)
+        # Never a slice by itself: convolutions of a single image take another path, and scores would depend on it.
+        size = max(2, self._fitting(shape[1] * shape[2]))
+        for part in np.array_split(wanted, max(1, len(wanted) // size)):
+            images = self._input(read(part)[None], table)[0].transpose(0, 1)
             for axes in in_plane:
                 encoded[axes].append(network.encode_slices(images.flip(axes) if axes else images))
         features = {axes: torch.cat(parts) for axes, parts in encoded.items()}
@@ -212,7 +216,8 @@ class Predictor:
         return self.intensity(torch.from_numpy(voxels).to(self.device)[:, None], table)
 
     def _fitting(self, voxels: int) -> int:
-        return max(1, BUDGET // (voxels * self.intensity.channels))
+        budget = BUDGET if self.device.type == "cpu" else BUDGET_GPU
+        return max(1, budget // (voxels * self.intensity.channels))
 
     def _views(self) -> list[tuple[int, ...]]:
         """Return the axes mirrored in each view, the unchanged one first."""
