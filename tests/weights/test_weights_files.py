@@ -166,6 +166,22 @@ def test_pickles_are_not_read(tmp_path, zipped):
     assert caught.value.code == "pickle"
 
 
+@pytest.mark.parametrize("start", [b"\x80", b"PK"])
+def test_a_length_that_looks_like_a_pickle_is_none(tmp_path, start):
+    path = tmp_path / "weights.safetensors"
+    network = nn.Linear(2, 1)
+    wanted = int.from_bytes(start, "little")
+    save_weights(path, network, {"note": ""})
+    short = int.from_bytes(path.read_bytes()[:8], "little")
+    filler = (wanted - short) % 256 ** len(start)
+    for length in range(filler - 16, filler + 16):
+        save_weights(path, network, {"note": "x" * length})
+        if path.read_bytes().startswith(start):
+            break
+    assert path.read_bytes().startswith(start)
+    assert torch.equal(load_weights(path)[0]["weight"], network.weight)
+
+
 def test_missing_files_and_foreign_ones_are_named(tmp_path):
     from safetensors.torch import save_file
 
