@@ -7,6 +7,7 @@ header as documented by NiBabel (https://nipy.org/nibabel/dicom/dicom_mosaic.htm
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -141,7 +142,9 @@ def plain_headers(
 
 def mosaic_headers(handle: BinaryIO, header: Header) -> tuple[tuple[Header, ...], Problem | None]:
     """Divide a Siemens mosaic into its slices, where the CSA header says how they lie."""
-    from nibabel.nicom import csareader
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nibabel calls all its DICOM readers experimental
+        from nibabel.nicom import csareader
 
     data = _read(handle, [_CSA_IMAGE, 0x00180088])
     tiles, normal = header.mosaic, None

@@ -141,7 +141,7 @@ def _unpack(head: bytes) -> dict[str, Any]:
             "quaternion": at("3f", 256),
             "offset": at("3f", 268),
             "srow": at("12f", 280),
-            "single": head[344:348] == b"n+1\0",
+            "rest_threshold": 3 * float(np.finfo(np.float32).eps),
         }
     return {
         "order": order,
@@ -157,7 +157,7 @@ def _unpack(head: bytes) -> dict[str, Any]:
         "quaternion": at("3d", 352),
         "offset": at("3d", 376),
         "srow": at("12d", 400),
-        "single": head[4:8] == b"n+2\0",
+        "rest_threshold": 3 * float(np.finfo(np.float64).eps),
     }
 
 
@@ -201,11 +201,11 @@ def _from_quaternion(facts: dict[str, Any]) -> np.ndarray | None:
     square = b * b + c * c + d * d
     if not math.isfinite(square) or square > 1.0 + 1e-4:
         return None
-    # Near half a turn the stored float32 values sum to a hair above one.
-    a = math.sqrt(max(0.0, 1.0 - square))
-    if square > 1.0 - 1e-7:
-        a, norm = 0.0, math.sqrt(square)
-        b, c, d = b / norm, c / norm, d / norm
+    # Near half a turn rounding decides the fourth number: below nibabel's threshold it is taken for 0.
+    rest = 1.0 - square
+    a = 0.0 if rest < facts["rest_threshold"] else math.sqrt(rest)
+    norm = math.sqrt(a * a + square)
+    a, b, c, d = a / norm, b / norm, c / norm, d / norm
     rotation = np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
