@@ -19,6 +19,7 @@ __all__ = [
     "gather",
     "is_launched",
     "is_main_process",
+    "local_size",
     "on_main",
     "process_group",
     "rank",
@@ -61,14 +62,22 @@ def _adopt_slurm() -> None:
         return
     from lightning_fabric.plugins.environments import SLURMEnvironment
 
-    cluster = SLURMEnvironment(auto_requeue=False)
+    first = SLURMEnvironment.resolve_root_node_address(os.environ.get("SLURM_NODELIST", "127.0.0.1"))
     os.environ.update(
         RANK=os.environ["SLURM_PROCID"],
         WORLD_SIZE=os.environ["SLURM_NTASKS"],
         LOCAL_RANK=os.environ.get("SLURM_LOCALID", "0"),
-        MASTER_ADDR=cluster.main_address,
-        MASTER_PORT=str(cluster.main_port),
+        # As many ranks on every machine: "2(x3)" says two on each of three.
+        LOCAL_WORLD_SIZE=os.environ.get("SLURM_TASKS_PER_NODE", os.environ["SLURM_NTASKS"]).split("(")[0],
     )
+    # The same on every machine, and another for every job.
+    os.environ.setdefault("MASTER_ADDR", first)
+    os.environ.setdefault("MASTER_PORT", str(15000 + int(os.environ.get("SLURM_JOB_ID", "0")[-4:])))
+
+
+def local_size() -> int:
+    """Return the number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size()))) if is_launched() else 1
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from volrec.training.callbacks import EpochEnd, MemberState, StepGuard, Validati
 from volrec.training.clock import StepClock, describe_times
 from volrec.training.data import ClipData
 from volrec.training.devices import Placement, deterministic, place, quiet_lightning, translate_failure
-from volrec.training.distributed import is_launched, is_main_process, process_group, world_size
+from volrec.training.distributed import is_launched, is_main_process, local_size, process_group, world_size
 from volrec.training.ema import AveragedNetwork
 from volrec.training.interrupts import Interrupted, Signals, StopFlag, StopTraining
 from volrec.training.logs import EpochLogs, require_mlflow
@@ -203,8 +203,8 @@ def _make_trainer(
         strategy = DDPStrategy(find_unused_parameters=False)
     return pl.Trainer(
         accelerator="gpu" if placement.accelerator == "cuda" else placement.accelerator,
-        devices=_local_size() if several else 1,
-        num_nodes=world_size() // _local_size() if several else 1,
+        devices=local_size(),
+        num_nodes=world_size() // local_size(),
         strategy=strategy,
         plugins=plugins or None,
         precision=placement.lightning_precision,
@@ -221,12 +221,6 @@ def _make_trainer(
         use_distributed_sampler=False,
         default_root_dir=str(member.path),
     )
-
-
-def _local_size() -> int:
-    import os
-
-    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", str(world_size()))))
 
 
 def _open_logs(config: TrainConfig, member: Member, state: MemberState) -> EpochLogs:
