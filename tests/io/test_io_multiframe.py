@@ -124,6 +124,13 @@ def test_phases_echoes_and_b_values_of_frames_are_volumes(tmp_path: Path) -> Non
         assert sorted(value.sum() for value in values) == sorted(part.sum() for part in truth)
 
 
+def test_two_files_at_the_same_positions_are_two_volumes(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save(enhanced(noise((4, 5, 6), seed=number), positions_of(4), number=number), tmp_path / str(number))
+    found, _ = assemble([header for number in "12" for header in scan_file(tmp_path / number).headers])
+    assert [{Path(path).name for path in series.files} for series in found] == [{"1"}, {"2"}]
+
+
 def test_a_missing_frame_is_noticed(tmp_path: Path) -> None:
     save(enhanced(noise((6, 5, 6)), positions_of(7)[[0, 1, 2, 4, 5, 6]]), tmp_path / "e")
     with pytest.raises(DataError) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,18 @@ def test_truncated_files_are_refused(tmp_path: Path, suffix: str) -> None:
     for length in (10, 300, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
         assert refused(path).code in ("truncated", "nifti-header"), length
+        assert scan_file(path).problem is not None, length  # known before anything is decoded
+
+
+def test_gzip_of_several_members_is_read(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 1000, (16, 16, 16)).astype(np.int16)
+    nib.save(nib.Nifti1Image(data, AFFINE), tmp_path / "x.nii")
+    content = (tmp_path / "x.nii").read_bytes()
+    parts = [gzip.compress(content[start : start + 1000]) for start in range(0, len(content), 1000)]
+    (tmp_path / "y.nii.gz").write_bytes(b"".join([*parts, gzip.compress(b"")]))
+    np.testing.assert_array_equal(read_volume(tmp_path / "y.nii.gz").array, read_volume(tmp_path / "x.nii").array)
+    (tmp_path / "y.nii.gz").write_bytes(b"".join(parts[:-2]))
+    assert refused(tmp_path / "y.nii.gz").code == "truncated"
 
 
 def test_damaged_stream_is_refused(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any, BinaryIO
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "EXPLICIT_LITTLE",
     "IMPLICIT_LITTLE",
     "Elements",
+    "quiet_pydicom",
     "read_elements",
 ]
 
@@ -395,6 +397,21 @@ def _decode(vr: str, value: bytes) -> tuple[Any, ...]:
     return tuple(part.strip() for part in text.split("\\"))
 
 
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Silence what pydicom says about values that break the rules: it quotes them, and they may be names."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@quiet_pydicom()
 def _ask_pydicom(handle: BinaryIO, size: int) -> Elements:
     """Read the same facts with pydicom: big endian, deflated, no meta header, broken encodings."""
     import pydicom
@@ -403,17 +420,9 @@ def _ask_pydicom(handle: BinaryIO, size: int) -> Elements:
     wanted = [*TAGS, *SEQUENCES, *(group << 16 | 0x1000 | low for group, low in PRIVATE)]
     wanted += [group << 16 | 0x10 for group in _PRIVATE_GROUPS]
     handle.seek(0)
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL)
-        try:
-            data = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=wanted)
-            end = handle.tell()
-            _facts_of(data, found)
-        finally:
-            logger.setLevel(level)
+    data = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=wanted)
+    end = handle.tell()
+    _facts_of(data, found)
     meta = data.file_meta
     is_implicit, is_little = data.original_encoding
     syntax = str(meta.get("TransferSyntaxUID", "") or "")
@@ -477,7 +486,7 @@ def _plain(value: Any, vr: str) -> Any:
 def _locate_pixels(handle: BinaryIO, size: int, end: int, is_implicit: bool, is_little: bool, found: Elements) -> None:
     order = "little" if is_little else "big"
     handle.seek(end)
-    start = BytesIO(handle.read(12)).getvalue()
+    start = handle.read(12)
     if len(start) < 8:
         return
     sign = "<" if is_little else ">"

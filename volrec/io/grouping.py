@@ -169,8 +169,12 @@ def _split(group: Group, name: str, parts: dict[Hashable, list[Header]]) -> list
         return [group]
     return [
         Group(part, {**group.split_by, name: _plain(value)}, group.localizer, group.ordered_by)
-        for value, part in sorted(parts.items(), key=lambda item: (-len(item[1]), str(item[0])))
+        for value, part in sorted(parts.items(), key=lambda item: (-len(item[1]), _sortable(item[0])))
     ]
+
+
+def _sortable(value: Any) -> tuple[int, float, str]:
+    return (0, float(value), "") if isinstance(value, (int, float)) else (1, 0.0, str(value))
 
 
 def _plain(value: Any) -> Any:

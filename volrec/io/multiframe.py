@@ -7,7 +7,6 @@ header as documented by NiBabel (https://nipy.org/nibabel/dicom/dicom_mosaic.htm
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from volrec.errors import Problem
-from volrec.io.elements import Elements
+from volrec.io.elements import Elements, quiet_pydicom
 from volrec.io.headers import Header
 
 __all__ = ["enhanced_headers", "mosaic_headers", "plain_headers"]
@@ -50,6 +49,7 @@ _FACTS: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
+@quiet_pydicom()
 def enhanced_headers(handle: BinaryIO, header: Header, frames: int) -> tuple[tuple[Header, ...], Problem | None]:
     """Read the functional groups: what a frame says goes before what all frames share.
 
@@ -83,6 +83,8 @@ def enhanced_headers(handle: BinaryIO, header: Header, frames: int) -> tuple[tup
         )
     common = replace(header, frames=frames, **_group_facts(shared))
     step = _frame_bytes(common)
+    # Where two files of one series repeat positions, the number of the file goes before that of the frame.
+    first = (header.instance_number or 0) * 1_000_000 + 1
     headers = []
     for index in range(frames):
         own = _group_facts(groups[index]) if groups else {}
@@ -90,7 +92,7 @@ def enhanced_headers(handle: BinaryIO, header: Header, frames: int) -> tuple[tup
             replace(
                 common,
                 frame=index,
-                instance_number=index + 1,
+                instance_number=first + index,
                 pixel_offset=common.pixel_offset + index * step if common.pixel_length >= 0 else common.pixel_offset,
                 pixel_length=step if common.pixel_length >= 0 else -1,
                 **own,
@@ -99,6 +101,7 @@ def enhanced_headers(handle: BinaryIO, header: Header, frames: int) -> tuple[tup
     return tuple(headers), None
 
 
+@quiet_pydicom()
 def plain_headers(
     handle: BinaryIO, header: Header, frames: int, found: Elements
 ) -> tuple[tuple[Header, ...], Problem | None]:
@@ -140,11 +143,10 @@ def plain_headers(
     return tuple(headers), None
 
 
+@quiet_pydicom()
 def mosaic_headers(handle: BinaryIO, header: Header) -> tuple[tuple[Header, ...], Problem | None]:
     """Divide a Siemens mosaic into its slices, where the CSA header says how they lie."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nibabel calls all its DICOM readers experimental
-        from nibabel.nicom import csareader
+    from nibabel.nicom import csareader
 
     data = _read(handle, [_CSA_IMAGE, 0x00180088])
     tiles, normal = header.mosaic, None

@@ -263,14 +263,14 @@ def scan_nifti(
         if image.suffix != ".gz" and stat.st_size < header.pixel_offset + header.pixel_length:
             return None, _short(path, stat.st_size - header.pixel_offset, header.pixel_length)
     elif gzipped:
-        if size < 20:
-            return None, _short(path, 0, header.pixel_length)
-        # The trailer of gzip holds the length modulo 2^32: a cut file has other bytes there.
-        handle.seek(size - 4)
-        length = int.from_bytes(handle.read(4), "little")
         due = header.pixel_offset + header.pixel_length
-        if length < due % (1 << 32) and due < (1 << 32):
-            return None, _short(path, length - header.pixel_offset, header.pixel_length)
+        handle.seek(max(0, size - 4))
+        # The trailer of gzip holds the length modulo 2^32: where it does not fit (cut short, several members, something
+        # behind the voxels), the stream itself is asked.
+        if int.from_bytes(handle.read(4), "little") != due % (1 << 32):
+            there, is_whole = _inflated(handle)
+            if there < due or not is_whole:
+                return None, _short(path, min(there, due - 1) - header.pixel_offset, header.pixel_length)
     elif size < header.pixel_offset + header.pixel_length:
         return None, _short(path, size - header.pixel_offset, header.pixel_length)
     return header, None
@@ -297,6 +297,25 @@ def inflate(start: bytes, length: int) -> bytes:
         return zlib.decompressobj(wbits=31).decompress(start, length)
     except zlib.error:
         return b""
+
+
+def _inflated(handle: BinaryIO) -> tuple[int, bool]:
+    """Return how many bytes a gzip file really holds, and whether its last member is complete."""
+    handle.seek(0)
+    count = 0
+    inflater = zlib.decompressobj(wbits=31)
+    is_whole = False
+    chunk = handle.read(1 << 20)
+    try:
+        while chunk:
+            count += len(inflater.decompress(chunk))
+            is_whole, chunk = inflater.eof, b""
+            if is_whole:
+                chunk, inflater = inflater.unused_data.lstrip(b"\0"), zlib.decompressobj(wbits=31)
+            chunk = chunk or handle.read(1 << 20)
+    except zlib.error:
+        return count, False
+    return count, is_whole
 
 
 def read_array(header: Header) -> tuple[np.ndarray, list[dict[str, Any]]]:

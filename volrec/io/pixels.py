@@ -5,7 +5,6 @@ What a value means is DICOM PS3.3 C.7.6.3 (stored values, padding) and C.11.1 (r
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from volrec.errors import DataError
-from volrec.io.elements import EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from volrec.io.elements import EXPLICIT_LITTLE, IMPLICIT_LITTLE, quiet_pydicom
 from volrec.io.geometry import shear_stack
 from volrec.io.headers import Header
 from volrec.io.series import Series
@@ -214,7 +213,6 @@ def _decode_share(share: _Share) -> list[np.ndarray]:
     from pydicom.pixels import get_decoder
 
     header = share.headers[0]
-    logging.getLogger("pydicom").setLevel(logging.ERROR)
     try:
         decoder = get_decoder(header.transfer_syntax)
     except NotImplementedError:
@@ -232,7 +230,7 @@ def _decode_share(share: _Share) -> list[np.ndarray]:
             code="no-codec",
         )
     try:
-        with open(header.path, "rb") as handle:
+        with open(header.path, "rb") as handle, quiet_pydicom():
             _check_unchanged(handle, header)
             planes = _decoded(decoder, handle, share)
     except OSError as error:
