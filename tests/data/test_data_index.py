@@ -171,6 +171,8 @@ def test_a_damaged_cache_is_rebuilt(tree: Path, tmp_path: Path) -> None:
     assert again.read == again.files
     assert again.as_dict() == first.as_dict()
     assert index(tree, cache=cache).read == 0
+    # What was replaced is gone.
+    assert len(list((cache / "headers").rglob("*.*"))) == 1
 
 
 def test_a_cache_inside_the_folder_is_not_scanned(tree: Path) -> None:

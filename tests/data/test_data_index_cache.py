@@ -38,6 +38,7 @@ headers = st.builds(
     signed=st.booleans(),
     slope=st.floats(0.1, 3) | st.just(1.0),
     padding=numbers,
+    padding_limit=st.sampled_from([0, 0.0, 1, 1.0, True]),  # equal, and yet not the same
     b_value=reals,
     echo_number=st.sampled_from([0, 1, None]),
     affine=st.none() | st.lists(st.floats(-2, 2), min_size=2, max_size=2).map(tuple),
