@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from volrec.errors import Problem
-from volrec.io.elements import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Elements
+from volrec.io.elements import Elements
 from volrec.io.headers import Header
+from volrec.io.tags import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 
 __all__ = ["NATIVE", "headers_of"]
 

@@ -15,91 +15,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-__all__ = [
-    "DEFLATED",
-    "ENCAPSULATED_PREFIX",
-    "EXPLICIT_BIG",
-    "EXPLICIT_LITTLE",
-    "IMPLICIT_LITTLE",
-    "Elements",
-    "quiet_pydicom",
-    "read_elements",
-]
+from volrec.io.tags import (
+    DEFLATED,
+    ENCAPSULATED_PREFIX,
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    LONG_VRS,
+    PIXEL_TAGS,
+    PRIVATE,
+    PRIVATE_GROUPS,
+    RLE,
+    SEQUENCES,
+    SHORT_VRS,
+    TAGS,
+)
 
-IMPLICIT_LITTLE = "1.2.840.10008.1.2"
-EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
-EXPLICIT_BIG = "1.2.840.10008.1.2.2"
-DEFLATED = "1.2.840.10008.1.2.1.99"
-ENCAPSULATED_PREFIX = "1.2.840.10008.1.2.4."
-_RLE = "1.2.840.10008.1.2.5"
+__all__ = ["Elements", "quiet_pydicom", "read_elements"]
 
-# The allow-list: nothing else leaves a file. No name, date, description or comment is in it.
-TAGS: dict[int, tuple[str, str]] = {
-    0x00080008: ("image_type", "CS"),
-    0x00080016: ("sop_class", "UI"),
-    0x00080018: ("sop_uid", "UI"),
-    0x00080060: ("modality", "CS"),
-    0x00100020: ("patient_id", "LO"),
-    0x00180050: ("slice_thickness", "DS"),
-    0x00180081: ("echo_time", "DS"),
-    0x00180082: ("inversion_time", "DS"),
-    0x00180086: ("echo_number", "IS"),
-    0x00180088: ("spacing_between_slices", "DS"),
-    0x00181060: ("trigger_time", "DS"),
-    0x00181120: ("gantry_tilt", "DS"),
-    0x00181210: ("kernel", "SH"),
-    0x00181314: ("flip_angle", "DS"),
-    0x00189087: ("b_value", "FD"),
-    0x00189089: ("diffusion", "FD"),
-    0x0020000D: ("study_uid", "UI"),
-    0x0020000E: ("series_uid", "UI"),
-    0x00200012: ("acquisition_number", "IS"),
-    0x00200013: ("instance_number", "IS"),
-    0x00200032: ("position", "DS"),
-    0x00200037: ("orientation", "DS"),
-    0x00200052: ("frame_of_reference", "UI"),
-    0x00200100: ("temporal_position", "IS"),
-    0x00209056: ("stack", "SH"),
-    0x00209241: ("cardiac_phase", "FL"),
-    0x00280002: ("samples", "US"),
-    0x00280004: ("photometric", "CS"),
-    0x00280008: ("frames", "IS"),
-    0x00280010: ("rows", "US"),
-    0x00280011: ("columns", "US"),
-    0x00280030: ("pixel_spacing", "DS"),
-    0x00280100: ("bits_allocated", "US"),
-    0x00280101: ("bits_stored", "US"),
-    0x00280102: ("high_bit", "US"),
-    0x00280103: ("pixel_representation", "US"),
-    0x00280120: ("padding", "US"),
-    0x00280121: ("padding_limit", "US"),
-    0x00281052: ("intercept", "DS"),
-    0x00281053: ("slope", "DS"),
-    0x00281054: ("rescale_type", "LO"),
-    0x00541001: ("units", "CS"),
-}
-SEQUENCES = {
-    0x00283000: "modality_lut",
-    0x00540022: "detectors",
-    0x52009229: "shared_groups",
-    0x52009230: "frame_groups",
-}
-# (group, low byte of the element): name, VR, private creator of the block.
-PRIVATE: dict[tuple[int, int], tuple[str, str, str]] = {
-    (0x0019, 0x0A): ("mosaic_tiles", "US", "SIEMENS MR HEADER"),
-    (0x0019, 0x0C): ("siemens_b", "IS", "SIEMENS MR HEADER"),
-    (0x0019, 0x0E): ("siemens_direction", "FD", "SIEMENS MR HEADER"),
-    (0x0019, 0xBB): ("ge_direction_x", "DS", "GEMS_ACQU_01"),
-    (0x0019, 0xBC): ("ge_direction_y", "DS", "GEMS_ACQU_01"),
-    (0x0019, 0xBD): ("ge_direction_z", "DS", "GEMS_ACQU_01"),
-    (0x0043, 0x39): ("ge_b", "IS", "GEMS_PARM_01"),
-    (0x0065, 0x09): ("uih_b", "FD", "Image Private Header"),
-    (0x2001, 0x03): ("philips_b", "FL", "Philips Imaging DD 001"),
-}
-_PRIVATE_GROUPS = frozenset(group for group, _ in PRIVATE)
-_PIXEL_TAGS = {0x7FE00008: "float", 0x7FE00009: "double", 0x7FE00010: "int"}
-_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _BINARY = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
 _UNDEFINED = 0xFFFFFFFF
 _WINDOW = 1 << 15
@@ -188,7 +121,7 @@ def _plausible_start(head: bytes, size: int) -> bool:
         group, element, length = struct.unpack_from(f"{order}HHL", head)
         if group not in (0x0002, 0x0008) or element > 0x0100:
             continue
-        if head[4:6] in _SHORT_VRS or head[4:6] in _LONG_VRS:
+        if head[4:6] in SHORT_VRS or head[4:6] in LONG_VRS:
             return True
         if length < min(size, 4096):
             return True
@@ -206,10 +139,10 @@ def _walk(handle: BinaryIO, size: int, head: bytes) -> Elements | None:
         if group != 2:
             break
         start = position + 8
-        if vr in _LONG_VRS:
+        if vr in LONG_VRS:
             length = int.from_bytes(head[start : start + 4], "little")
             start += 4
-        elif vr not in _SHORT_VRS:
+        elif vr not in SHORT_VRS:
             return None
         if element == 0x0010:
             syntax = head[start : start + length].decode("ascii", "replace").strip("\0 ")
@@ -219,7 +152,7 @@ def _walk(handle: BinaryIO, size: int, head: bytes) -> Elements | None:
                 found.values["sop_class"] = (stated,)
         position = start + length
     is_implicit = syntax == IMPLICIT_LITTLE
-    if not is_implicit and syntax != EXPLICIT_LITTLE and syntax != _RLE and not syntax.startswith(ENCAPSULATED_PREFIX):
+    if not is_implicit and syntax != EXPLICIT_LITTLE and syntax != RLE and not syntax.startswith(ENCAPSULATED_PREFIX):
         return None
     found.transfer_syntax = syntax
     raw: dict[int, tuple[str, bytes]] = {}
@@ -241,7 +174,7 @@ def _walk_data_set(
     """Collect raw values up to the pixels. `window` holds the bytes from `base`, `at` counts within it."""
     unpack = struct.Struct("<HHL").unpack_from if is_implicit else struct.Struct("<HH2sH").unpack_from
     long_length = struct.Struct("<L").unpack_from
-    tags, sequences, wanted_groups = TAGS, SEQUENCES, _PRIVATE_GROUPS
+    tags, sequences, wanted_groups = TAGS, SEQUENCES, PRIVATE_GROUPS
     creators: dict[tuple[int, int], str] = {}
     base, available, last = 0, len(window), 0
     while True:
@@ -263,17 +196,17 @@ def _walk_data_set(
         else:
             group, element, vr, length = unpack(window, at)
             start = at + 8
-            if vr in _LONG_VRS:
+            if vr in LONG_VRS:
                 (length,) = long_length(window, start)
                 start += 4
-            elif vr not in _SHORT_VRS:
+            elif vr not in SHORT_VRS:
                 return None
         tag = group << 16 | element
         if tag < last:
             return None  # out of order, or no longer a data set
         last = tag
-        if tag >= 0x7FE00008 and tag in _PIXEL_TAGS:
-            found.pixel_kind = _PIXEL_TAGS[tag]
+        if tag >= 0x7FE00008 and tag in PIXEL_TAGS:
+            found.pixel_kind = PIXEL_TAGS[tag]
             found.pixel_offset = base + start
             found.pixel_length = -1 if length == _UNDEFINED else length
             return True
@@ -350,10 +283,10 @@ def _skip_items(handle: BinaryIO, size: int, position: int, is_implicit: bool) -
         start = position + 8
         vr = window[at + 4 : at + 6]
         if not implicit[-1]:
-            if vr in _LONG_VRS:
+            if vr in LONG_VRS:
                 (length,) = struct.unpack_from("<L", window, at + 8)
                 start += 4
-            elif vr in _SHORT_VRS:
+            elif vr in SHORT_VRS:
                 length = int.from_bytes(window[at + 6 : at + 8], "little")
             else:
                 return None
@@ -418,7 +351,7 @@ def _ask_pydicom(handle: BinaryIO, size: int) -> Elements:
 
     found = Elements()
     wanted = [*TAGS, *SEQUENCES, *(group << 16 | 0x1000 | low for group, low in PRIVATE)]
-    wanted += [group << 16 | 0x10 for group in _PRIVATE_GROUPS]
+    wanted += [group << 16 | 0x10 for group in PRIVATE_GROUPS]
     handle.seek(0)
     data = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=wanted)
     end = handle.tell()
@@ -434,9 +367,9 @@ def _ask_pydicom(handle: BinaryIO, size: int) -> Elements:
         found.values["sop_class"] = (str(meta.MediaStorageSOPClassUID),)
     if syntax == DEFLATED:
         handle.seek(0)
-        full = pydicom.dcmread(handle, force=True, specific_tags=list(_PIXEL_TAGS))
+        full = pydicom.dcmread(handle, force=True, specific_tags=list(PIXEL_TAGS))
         found.located = False
-        for tag, kind in _PIXEL_TAGS.items():
+        for tag, kind in PIXEL_TAGS.items():
             if tag in full:
                 found.pixel_kind, found.pixel_length = kind, len(full[tag].value)
         return found
@@ -491,11 +424,11 @@ def _locate_pixels(handle: BinaryIO, size: int, end: int, is_implicit: bool, is_
         return
     sign = "<" if is_little else ">"
     group, element = struct.unpack_from(f"{sign}HH", start)
-    kind = _PIXEL_TAGS.get(group << 16 | element)
+    kind = PIXEL_TAGS.get(group << 16 | element)
     if kind is None:
         return
     found.pixel_kind = kind
-    if is_implicit or start[4:6] not in _LONG_VRS:
+    if is_implicit or start[4:6] not in LONG_VRS:
         offset, length = end + 8, int.from_bytes(start[4:8], order)  # type: ignore[arg-type]
     else:
         offset, length = end + 12, int.from_bytes(start[8:12], order)  # type: ignore[arg-type]

@@ -170,7 +170,7 @@ def read_series(
             modality, units = "CT", "HU"
             assumptions.append({"code": "modality", "text": "whole numbers down to -900 and below: taken for CT in HU"})
     else:
-        from volrec.io.pixels import decode_series
+        from volrec.io.values import decode_series
 
         array, corrections, units = decode_series(series, jobs=jobs)
     plane = series.orientation if slice_axis == "acquired" else slice_axis
