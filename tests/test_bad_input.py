@@ -93,8 +93,8 @@ FILES: list[tuple[str, Callable[[Path], None], int, str]] = [
     ("missing geometry", _changed(_without("ImagePositionPatient", "ImageOrientationPatient")), 3, "position"),
     ("zero spacing", _changed(_spacing(0.0)), 3, "spacing"),
     ("NaN spacing", _changed(_spacing(math.nan)), 3, "spacing"),
-    ("mixed sizes", _changed(_one_larger), 3, "8 x 8"),
-    ("two slices in one place", _changed(_same_place_other_pixels), 3, "same position"),
+    ("mixed sizes", _changed(_one_larger), 3, "8x8"),
+    ("two slices in one place", _changed(_same_place_other_pixels), 3, "lie where another one does"),
     ("missing slice", _missing_slice, 3, "missing"),
 ]
 

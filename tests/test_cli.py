@@ -45,7 +45,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["train", "x", "--epochs", "many"], "--epochs"),
         (["train"], "no folder of studies is named"),
         (["plan"], "no folder of studies is named"),
-        (["predict"], "RUN"),
+        (["predict"], "--run"),
         (["train", "nowhere", "--labels", "x.csv", "--set", "optim.lr"], "key=value"),
         (["train", "nowhere", "--labels", "x.csv", "--set", "optim.lrr=1"], "did you mean 'lr'"),
         (["train", "nowhere", "--labels", "x.csv", "--config", "hippocampus-larg"], "hippocampus-large"),

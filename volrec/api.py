@@ -186,7 +186,7 @@ def plan(
         raise ConfigError("no folder of studies is named.", remedy="Say `volrec train FOLDER --labels labels.csv`.")
     if checked.data.labels is None:
         raise ConfigError("no table of labels is named.", remedy="Give one: --labels labels.csv (see README).")
-    found = scan(checked.data.folder, series=checked.data.series)
+    found = scan(checked.data.folder, series=checked.data.series, missing_slices=checked.data.missing_slices)
     cohort: Cohort = join(found, checked.data.labels, checked.data)
     result = make_plan(cohort, given, accelerator=checked.trainer.accelerator)
     final = apply_overrides(result.config, overrides or {})
@@ -364,7 +364,7 @@ def evaluate_run(
     config = run.config
     table = labels if labels is not None else _labels_beside(folder)
     data = config.data.model_copy(update={"folder": str(folder), "labels": str(table)})
-    found = scan(folder, series=config.data.series)
+    found = scan(folder, series=config.data.series, missing_slices=config.data.missing_slices)
     cohort = join(found, table, data)
     scores, problems = score_cohort(run.folder, cohort)
     metrics = evaluate_scores(scores, task=cohort.task, classes=cohort.classes, targets=cohort.targets)

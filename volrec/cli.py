@@ -147,11 +147,11 @@ def train(
     Without a config, volrec plans everything from the data and writes down why. The run folder holds config, splits,
     weights, scores and `report.html`. Ctrl-C stops it; `--resume RUN` goes on with the same result.
 
-    Examples
-    --------
-        volrec train /data/ct --labels labels.csv
-        volrec train --config plan.yaml --folds 5
-        volrec train --resume runs/c3d-label
+    Example: `volrec train /data/ct --labels labels.csv`
+
+    Cross-validation of an edited plan: `volrec train --config plan.yaml --folds 5`
+
+    After an interruption: `volrec train --resume runs/c3d-label`
     """
     from volrec import commands
 
@@ -272,7 +272,7 @@ def models(
 ) -> int:
     """List the networks: paper, parameters, cost, smallest clip, options.
 
-    Examples: `volrec models`, `volrec models c3d`
+    Example: `volrec models c3d`
     """
     from volrec import commands
 

@@ -232,9 +232,11 @@ def _tell(made: Plan, console: Console) -> None:
 
 
 def _show(run: Run, console: Console) -> None:
-    from volrec.report.html import headline
+    from volrec.report.html import headline, time_share
 
     _say(console, headline(run.folder))
+    if share := time_share(run.folder):
+        _say(console, share)
     _say(console, f"Run: {run.path}\nReport: {run.report.resolve().as_uri()}")
 
 

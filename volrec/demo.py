@@ -52,7 +52,7 @@ def demo_config(folder: Path, network: str, *, store: Path, seed: int = 0) -> Tr
             "intensity": {"kind": "window", "windows": [{"level": 40, "width": 400}]},
             "sampling": {"clip_length": SLICES, "train": "center"},
             "augment": {"flip": {"T": 0.5, "H": 0.5, "W": 0.5}, "shift": 2},
-            "network": {"name": network, "width": 0.125 if network == "c3d" else 1.0},
+            "network": {"name": network, "width": 0.125 if network == "c3d" else 0.25},
             "optim": {"lr": 3e-3, "batch_size": 8},
             "trainer": {"epochs": 14, "patience": 0, "seed": seed, "workers": 0, "accelerator": "cpu"},
             "store": {"folder": str(store)},

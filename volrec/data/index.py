@@ -23,6 +23,8 @@ from volrec.io import SET_ASIDE, Series, assemble
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from volrec.io.series import MissingSlices
+
 __all__ = ["StudyIndex", "StudyRecord", "index"]
 
 COLUMNS = (
@@ -222,6 +224,7 @@ def index(
     folder: Path | str,
     *,
     series: SeriesConfig | None = None,
+    missing_slices: MissingSlices = "quarantine",
     cache: Path | str | None = None,
     jobs: int = 0,
     refresh: bool = False,
@@ -234,6 +237,8 @@ def index(
         Any tree of DICOM and NIfTI files, or a single file.
     series : SeriesConfig, optional
         Which series are wanted.
+    missing_slices : str
+        Whether a series that lacks a single slice is refused (``"quarantine"``) or will be filled (``"interpolate"``).
     cache : path, optional
         Where headers are kept between scans; default ``$VOLREC_CACHE`` or ``~/.cache/volrec``.
     jobs : int
@@ -256,6 +261,8 @@ def index(
     config = series or SeriesConfig()
     root = scan.tree.root
     found, loose = assemble([header for file in scan.files.values() for header in file.headers], root=root)
+    if missing_slices == "quarantine":
+        found = [_refuse_gaps(one) for one in found]
     pattern = config.path
     wanted = None if pattern is None else (lambda one: matches(one, pattern, root))
     groups, masks, assumed = group_studies(found, root, wanted=wanted)
@@ -283,6 +290,14 @@ def index(
             )
     rows.extend(_row(one, Group(), "mask", "a segmentation by its name", root) for one in masks)
     return StudyIndex(root, studies, list(dict.fromkeys(problems)), rows, scan)
+
+
+def _refuse_gaps(series: Series) -> Series:
+    """Make a lacking slice, which could be filled, the reason not to use the series."""
+    if not series.missing:
+        return series
+    told = (replace(problem, fatal=True) if problem.code == "missing-slice" else problem for problem in series.problems)
+    return replace(series, problems=tuple(told))
 
 
 def _check_images(scan: Scan, folder: Path) -> None:
@@ -322,7 +337,7 @@ def _of_study(group: Group, chosen: Series | None, why: str, modality: str) -> I
             if problem.fatal and problem.code not in SET_ASIDE:
                 faults += 1
                 yield replace(problem, study=group.study)
-            elif one is chosen:
+            elif one is chosen or chosen is None:
                 yield replace(problem, study=group.study)
     if chosen is None and not (faults and len(group.series) == 1):
         yield Problem(

@@ -95,7 +95,7 @@ def predict_folder(
     run = run if isinstance(run, RunFolder) else RunFolder.open(run)
     members = load_members(run, device=device)
     contract = _common(run, members)
-    found = index(folder, series=contract.series, jobs=jobs)
+    found = index(folder, series=contract.series, missing_slices=contract.missing_slices, jobs=jobs)
     studies = [_suited(record, contract) for record in found.studies]
     problems = list(found.problems)
     rows = []

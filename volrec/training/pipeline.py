@@ -122,7 +122,7 @@ def _prepare(config: TrainConfig, out: Path, *, resume: bool, reasons: Mapping[s
             where="data",
             code="config",
         )
-    found = index(folder, series=config.data.series)
+    found = index(folder, series=config.data.series, missing_slices=config.data.missing_slices)
     cohort = join(found, labels, config.data)
     run = RunFolder.open(out) if resume else None
     splits = _splits(run, config, cohort)
