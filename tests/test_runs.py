@@ -49,7 +49,9 @@ def test_the_commit_is_the_sources_own_or_none(monkeypatch: pytest.MonkeyPatch, 
     if head.returncode == 0:
         assert runs.collect_versions()["git_commit"].startswith(head.stdout.strip())
     # An installation inside somebody's own repository: its commit says nothing about volrec.
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "their own"]):
+        subprocess.run([*git, *command], check=True)
     inside = tmp_path / "venv" / "volrec"
     inside.mkdir(parents=True)
     monkeypatch.setattr(runs, "__file__", str(inside / "runs.py"))

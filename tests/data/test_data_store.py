@@ -363,6 +363,9 @@ store.Store(folder).fill(series, PreprocessConfig(), jobs=1)
     process.communicate()
     assert len(leftovers(store)) == 1
     assert len(list(store.folder.glob("??/*.npy"))) == 1
+    orphan = store.folder / "zz" / "zzz.npy.1-2.tmp"  # of a series that nobody asks for any more
+    orphan.parent.mkdir()
+    orphan.touch()
     found, problems = store.fill(three, PLAIN)
     assert problems == []
     assert len(decoded) == 2, "what was finished is kept"
