@@ -119,8 +119,14 @@ def evaluate(
 ) -> list[Problem]:
     """Print metrics with intervals and write them where asked."""
     metrics, problems = api.evaluate_run(api.load(run), folder, labels=labels)
-    shown = f"{run} on {folder}" if folder is not None else f"{run}, its own test studies"
-    terminal.print_metrics(metrics, console, title=shown)
+    part = metrics.get("part", "test")
+    _say(console, f"{run} on {folder if folder is not None else f'its own {part} studies'}")
+    _say(console, f"{metrics.get('studies', 0)} studies of {metrics.get('patients', 0)} patients")
+    terminal.print_metrics(metrics.get("metrics", {}), console, title="")
+    if "fold_mean" in metrics:
+        terminal.print_metrics(metrics["fold_mean"], console, title="mean over folds")
+    for label, found in metrics.get("labels", {}).items():
+        terminal.print_metrics(found["metrics"], console, title=label)
     if out is not None:
         from volrec.files import write_atomically
 

@@ -31,11 +31,9 @@ FIRST = (
 )
 NAMES = {
     "auc": "AUC",
-    "macro_auc": "macro AUC",
     "average_precision": "average precision",
     "balanced_accuracy": "balanced accuracy",
     "f1": "F1",
-    "macro_f1": "macro F1",
     "brier": "Brier score",
     "r2": "R²",
     "mae": "MAE",
@@ -59,7 +57,7 @@ def print_metrics(metrics: Mapping[str, Any], console: Console, *, title: str) -
     """Print a table of metrics with their intervals."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_edge=False)
+    table = Table(title=title or None, title_justify="left", show_edge=False)
     table.add_column("metric")
     table.add_column("value [95 % interval]", justify="right")
     named = [name for name in FIRST if name in metrics] + [name for name in metrics if name not in FIRST]

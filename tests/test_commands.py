@@ -1,0 +1,149 @@
+"""Whole commands on small studies: plan, train, evaluate, predict, from the shell and from Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from studies import two_class_folder, write_study
+
+import volrec
+from volrec.cli import main
+from volrec.config import load_config
+from volrec.errors import ConfigError
+
+QUICK = [
+    "--epochs",
+    "2",
+    "--set",
+    "network.width=0.03125",
+    "--set",
+    "trainer.workers=0",
+    "--set",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A folder of studies, its labels, and a run trained on it by the command."""
+    root = tmp_path_factory.mktemp("commands")
+    labels = two_class_folder(root / "data", studies=20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOLREC_CACHE", str(root / "cache"))
+        assert main(["train", str(root / "data"), "--labels", str(labels), "--out", str(root / "run"), *QUICK]) == 0
+    return root / "data", labels, root / "run"
+
+
+def test_a_run_folder_holds_what_reproduces_it(trained: tuple[Path, Path, Path]) -> None:
+    folder, _, run = trained
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "versions.json",
+        "splits.csv",
+        "scores.csv",
+        "metrics.json",
+        "report.html",
+        "log.txt",
+    }
+    config = load_config(run / "config.yaml")
+    assert config.trainer.epochs == 2
+    assert config.data.folder == str(folder)
+    assert "# set by you" in (run / "config.yaml").read_text(encoding="utf-8")
+    splits = pd.read_csv(run / "splits.csv", dtype=str)
+    assert splits.groupby("patient")["part"].nunique().max() == 1
+    for path in run.rglob("*"):
+        if path.is_file():
+            assert b"Doe" not in path.read_bytes(), path
+
+
+def test_the_same_command_gives_the_same_numbers(
+    trained: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, labels, run = trained
+    assert main(["train", str(folder), "--labels", str(labels), "--out", str(tmp_path / "again"), *QUICK]) == 0
+    shown = capsys.readouterr().out
+    assert "report.html" in shown
+    first, second = (pd.read_csv(path / "scores.csv") for path in (run, tmp_path / "again"))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_evaluate_repeats_the_run_and_scores_another_folder(
+    trained: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, labels, run = trained
+    assert main(["evaluate", str(run)]) == 0
+    assert "AUC" in capsys.readouterr().out
+    out = tmp_path / "metrics.json"
+    assert main(["evaluate", str(run), str(folder), "--labels", str(labels), "--out", str(out)]) == 0
+    metrics = json.loads(out.read_text(encoding="utf-8"))
+    assert metrics["studies"] == 20
+    assert 0 <= metrics["metrics"]["auc"]["low"] <= metrics["metrics"]["auc"]["high"] <= 1
+
+
+def test_predict_writes_a_row_a_study_and_sets_the_broken_one_aside(
+    trained: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, run = trained
+    write_study(tmp_path / "new" / "sound")
+    bad = write_study(tmp_path / "new" / "broken")[1]
+    bad.write_bytes(bad.read_bytes()[:-50])
+    out = tmp_path / "scores.csv"
+    assert main(["predict", str(run), str(tmp_path / "new"), "--out", str(out)]) == 3
+    assert "broken" in capsys.readouterr().err
+    table = pd.read_csv(out)
+    assert list(table["study"]) == ["sound"]
+    assert table["score_1"].between(0, 1).all()
+
+
+def test_predict_repeats_the_scores_of_training(trained: tuple[Path, Path, Path]) -> None:
+    folder, _, run = trained
+    loaded = volrec.load(run)
+    again = loaded.predict(folder).set_index("study")["score_1"]
+    own = loaded.scores.set_index("study")["score_1"]
+    np.testing.assert_allclose(again[own.index], own, atol=1e-6)
+
+
+def test_a_run_that_is_there_is_not_overwritten(
+    trained: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, labels, run = trained
+    before = (run / "scores.csv").read_bytes()
+    assert main(["train", str(folder), "--labels", str(labels), "--out", str(run), *QUICK]) == 2
+    assert "finished run" in capsys.readouterr().err
+    assert (run / "scores.csv").read_bytes() == before
+
+
+def test_a_plan_is_obeyed(trained: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, labels, _ = trained
+    plan = tmp_path / "plan.yaml"
+    assert main(["plan", str(folder), "--labels", str(labels), "--out", str(plan)]) == 0
+    text = plan.read_text(encoding="utf-8")
+    assert text.count("  # ") > 10
+    plan.write_text(text.replace("epochs: ", "epochs: 1 # was "), encoding="utf-8")
+    run = volrec.train(plan, out=tmp_path / "run", network={"name": "slice-mean", "width": 0.1}, workers=0)
+    assert run is not None
+    assert run.config.trainer.epochs == 1
+    assert run.config.network.name == "slice-mean"
+    assert run.metrics["test"]["auc"]["value"] is not None
+    assert run.network.num_classes == 1
+
+
+def test_overrides_from_python_are_checked(tmp_path: Path) -> None:
+    labels = two_class_folder(tmp_path / "data", studies=8)
+    with pytest.raises(ConfigError, match="did you mean 'epochs'"):
+        volrec.train({}, folder=tmp_path / "data", labels=labels, epoch=3)
+    with pytest.raises(ConfigError, match="several sections"):
+        volrec.train({}, folder=tmp_path / "data", labels=labels, seed=3)
+
+
+def test_phantoms_train_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "phantoms"
+    arguments = ["phantom", str(folder), "--task", "bleed", "--studies", "12", "--size", "32", "--slices", "12"]
+    assert main(arguments) == 0
+    assert main(["inspect", str(folder), "--labels", str(folder / "labels.csv"), "--no-sheet"]) == 0
+    assert "12 studies of 12 patients" in capsys.readouterr().out
