@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from volrec import runs
+from volrec import versions
 from volrec.config import TrainConfig, parse_config
 from volrec.errors import Problem, RunError
 from volrec.networks import create
@@ -44,18 +44,18 @@ def test_versions_name_python_packages_platform_and_what_is_added(run: RunFolder
 
 def test_the_commit_is_the_sources_own_or_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     head = subprocess.run(
-        ["git", "-C", str(Path(runs.__file__).parents[1]), "rev-parse", "HEAD"], capture_output=True, text=True
+        ["git", "-C", str(Path(versions.__file__).parents[1]), "rev-parse", "HEAD"], capture_output=True, text=True
     )
     if head.returncode == 0:
-        assert runs.collect_versions()["git_commit"].startswith(head.stdout.strip())
+        assert versions.collect_versions()["git_commit"].startswith(head.stdout.strip())
     # An installation inside somebody's own repository: its commit says nothing about volrec.
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "their own"]):
         subprocess.run([*git, *command], check=True)
     inside = tmp_path / "venv" / "volrec"
     inside.mkdir(parents=True)
-    monkeypatch.setattr(runs, "__file__", str(inside / "runs.py"))
-    assert runs.collect_versions()["git_commit"] is None
+    monkeypatch.setattr(versions, "__file__", str(inside / "versions.py"))
+    assert versions.collect_versions()["git_commit"] is None
 
 
 def test_tables_keep_identifiers_as_text(run: RunFolder) -> None:
