@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from volrec.config import TrainConfig, parse_config
 from volrec.errors import Problem, RunError
@@ -21,7 +21,7 @@ __all__ = ["NETWORKS", "TASKS", "demo_config", "run_demo"]
 
 log = logging.getLogger(__name__)
 
-TASKS = {
+TASKS: dict[Literal["nodule", "bleed"], str] = {
     "nodule": "a sphere among vessels: any one slice shows the same discs in both classes",
     "bleed": "a bright blob that a single slice shows",
 }

@@ -263,11 +263,9 @@ def _grid(facts: Fingerprint, reasons: dict[str, str]) -> dict[str, Any]:
     canvas[0] = max(canvas[0], 8)
     canvas[1:] = [max(size, 16) for size in canvas[1:]]
     coarser = any(step > size * 1.01 for step, size in zip(target, own, strict=True))
-    spacing = None
-    if coarser or not all(uniform):
-        spacing = [round(step, 4) for step in target]
+    resampled = [round(step, 4) for step in target] if coarser or not all(uniform) else None
     shown = " x ".join(f"{step:.3g}" for step in own)
-    if spacing is None:
+    if resampled is None:
         reasons["preprocess.spacing"] = f"all studies share {shown} mm: nothing is resampled"
     elif coarser:
         reasons["preprocess.spacing"] = (
@@ -283,7 +281,7 @@ def _grid(facts: Fingerprint, reasons: dict[str, str]) -> dict[str, Any]:
         "holds every study whole" if whole else "holds 95 % of the studies whole; larger ones lose their rim"
     )
     reasons["preprocess.padding"] = "the study's own minimum is its background"
-    return {"spacing": spacing, "canvas": canvas}
+    return {"spacing": resampled, "canvas": canvas}
 
 
 def _intensity(facts: Fingerprint, reasons: dict[str, str]) -> dict[str, Any]:
