@@ -282,6 +282,8 @@ class TestAppearance:
         torch.testing.assert_close(out.flatten(1).std(dim=1), params.std, rtol=0.05, atol=1e-3)
         assert (out[:, 0] * out[:, 1]).mean().abs().item() < 2e-3
         assert params.std.max().item() <= 0.5
+        other = transform.apply(images, transform.draw(6, (12, 24, 24), generator(1)))
+        assert (out * other).mean().abs().item() < 2e-3  # another draw is other noise, not the same one rescaled
 
     def test_blur_equals_scipy(self):
         images = batch((2, 1, 2, 40, 36))
@@ -340,6 +342,10 @@ class TestSliceDropout:
         steps = (params - torch.arange(9)).abs()
         assert steps.max() == 1
         assert steps.float().mean().item() == pytest.approx(0.4, abs=0.05)
+
+    def test_the_ends_are_lost_like_the_others(self):
+        params = RandomSliceDropout(probability=1.0).draw(20, (4, 1, 1), generator())
+        assert ((params - torch.arange(4)).abs() == 1).all()
 
     def test_a_single_slice_stays(self):
         params = RandomSliceDropout(probability=1.0).draw(3, (1, 4, 4), generator())

@@ -99,6 +99,13 @@ class TestBatchIntensity:
         out = BatchIntensity(kind)(image, torch.full((1, 1001), value))
         assert torch.equal(out, torch.zeros_like(image))
 
+    @pytest.mark.parametrize("kind", ["percentile", "zscore"])
+    def test_rounding_of_a_constant_study_is_not_blown_up(self, kind):
+        table = torch.linspace(1000, 1000.0002, 1001)[None]
+        assert table.max() > table.min()
+        image = table[0, :1000].view(1, 1, 10, 10, 10)
+        assert torch.equal(BatchIntensity(kind)(image, table), torch.zeros_like(image))
+
     def test_scale_and_offset_of_the_scanner_do_not_matter(self):
         images, table = studies(2)
         for kind in ("percentile", "zscore"):
