@@ -38,9 +38,9 @@ class Coin(np.random.Generator):
         super().__init__(np.random.PCG64(seed))
         self.side = side
 
-    def integers(self, low, high=None, *args, **kwargs):
-        drawn = super().integers(low, high, *args, **kwargs)
-        return self.side if (low, high) == (0, 2) else drawn
+    def random(self, *args, **kwargs):
+        super().random(*args, **kwargs)
+        return 0.75 - 0.5 * self.side  # the only draw of its kind: under one half is heads
 
 
 def nodule(seed: int, positive: bool, side: int, *, slices: int = 24, tilt: float = 0.0) -> Anatomy:

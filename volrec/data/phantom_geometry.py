@@ -239,7 +239,7 @@ def _draw_nodule(
     radius = rng.uniform(0.7 * largest, largest)
     half = max(2, int(EQUATOR * radius / step + 0.5))
     start = int(rng.integers(0, slices - 3 * half + 1))
-    late = bool(rng.integers(0, 2))
+    late = bool(rng.random() < 0.5)
     centre_h, centre_w = (float(value[0]) for value in _within(rng, body, 1.0, 1, inset=radius + 2 * MARGIN))
 
     rising = np.sqrt(radius**2 - ((np.arange(half)[::-1] + 0.5) * step) ** 2)
