@@ -98,7 +98,8 @@ def train(
         _say(
             console,
             f"Plan: {chosen.network.name} (width {chosen.network.width:g}), "
-            f"clips of {chosen.sampling.clip_length} slices, canvas {_sizes(chosen.preprocess.canvas)}, batch {chosen.optim.batch_size}, "
+            f"clips of {chosen.sampling.clip_length} slices, "
+            f"canvas {_sizes(chosen.preprocess.canvas)}, batch {chosen.optim.batch_size}, "
             f"at most {chosen.trainer.epochs} epochs; reasons in {destination / 'config.yaml'}",
         )
 

@@ -18,7 +18,7 @@ from volrec.errors import Problem
 from volrec.evaluation import evaluate_scores
 from volrec.report import write_report
 from volrec.report.findings import best_threshold, gather
-from volrec.report.html import headline
+from volrec.report.html import headline, time_share
 from volrec.runs import RunFolder
 
 CLASSES = {
@@ -185,6 +185,10 @@ def test_headline_metric_and_its_meaning(run: RunFolder, text: str) -> None:
     assert headline(run) == (
         f"AUC {metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}] on 30 test studies of 30 patients."
     )
+
+
+def test_time_is_told_in_one_line(run: RunFolder) -> None:
+    assert time_share(run) == "Time in training steps: data wait 25.0 %, transfer 25.0 %, compute 25.0 %."
 
 
 def test_plan_shows_every_setting_once_with_its_reason(text: str) -> None:

@@ -15,7 +15,7 @@ from volrec.report.page import Raw, page, tiles
 if TYPE_CHECKING:
     from volrec.runs import RunFolder
 
-__all__ = ["headline", "write_report"]
+__all__ = ["headline", "time_share", "write_report"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,18 @@ def headline(run: RunFolder) -> str:
         return "The training has not finished; there are no scores yet."
     text = f"{metric_name(found.metric)} {plain_value(metric)} on {_counted(found)}"
     return f"{text}, which also chose the weights: expect less on others." if found.part == "validation" else f"{text}."
+
+
+def time_share(run: RunFolder) -> str:
+    """Return in one line where the time of the training steps went; empty before the end."""
+    facts = gather(run).metrics.get("time", {})
+    if "compute_share" not in facts:
+        return ""
+    waited = f"{100 * facts['data_wait_share']:.1f} %"
+    if "data_wait_share_later" in facts:
+        waited += f" ({100 * facts['data_wait_share_later']:.1f} % after the first epoch)"
+    moved, computed = (f"{100 * facts[f'{part}_share']:.1f} %" for part in ("transfer", "compute"))
+    return f"Time in training steps: data wait {waited}, transfer {moved}, compute {computed}."
 
 
 def _header(found: Findings, name: str) -> str:

@@ -14,7 +14,7 @@ from volrec.training.clock import StepClock
 from volrec.training.distributed import rank
 from volrec.training.losses import StudyLoss, slice_loss, soft_slice_targets, soft_targets
 from volrec.training.optim import lr_factor, make_optimizer
-from volrec.training.seeds import step_seed
+from volrec.training.seeds import seed_dropout, step_seed
 from volrec.transforms.batch import BatchAugment, BatchTransform
 from volrec.transforms.intensity import BatchIntensity
 
@@ -79,7 +79,7 @@ class StudyModule(pl.LightningModule):
         self.transform = make_transform(intensity, augment, spacing=spacing)
         # Drawn under a seed of its own, without disturbing the caller's random numbers.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(step_seed(seed, _INIT))
+            torch.default_generator.manual_seed(step_seed(seed, _INIT))
             self.network = networks.create(
                 network["name"],
                 num_classes=num_outputs,
@@ -131,7 +131,7 @@ class StudyModule(pl.LightningModule):
         """
         where = (self.current_epoch, step, self._rank)
         # Dropout draws from the global generator: tied to the step, it does not depend on what came before.
-        torch.manual_seed(step_seed(self.seed, _DROPOUT, *where))
+        seed_dropout(step_seed(self.seed, _DROPOUT, *where), self.device)
         generator = torch.Generator().manual_seed(step_seed(self.seed, _AUGMENT, *where))
         batch = self.transform(self._prepared(batch), generator=generator)
         images, targets = batch["image"], batch["target"]
