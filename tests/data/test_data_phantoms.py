@@ -132,7 +132,7 @@ def smallest_p(tables: np.ndarray, positive: np.ndarray) -> float:
     """The smallest p of all slices and columns, corrected for their number."""
     _, slices, columns = tables.shape
     p = [
-        stats.ks_2samp(tables[positive, t, c], tables[~positive, t, c]).pvalue
+        stats.ks_2samp(tables[positive, t, c], tables[~positive, t, c], method="asymp").pvalue
         for t in range(slices)
         for c in range(columns)
     ]

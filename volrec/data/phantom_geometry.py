@@ -195,11 +195,14 @@ def render(anatomy: Anatomy, rng: np.random.Generator, *, noise: float = 20.0, b
     bright = np.zeros((slices, height, width), dtype=np.float32)
     for stack in anatomy.stacks:
         for index, centre_h, centre_w, radius in zip(stack.slices, stack.h, stack.w, stack.radius, strict=True):
-            distance = np.hypot(h - np.float32(centre_h), w - np.float32(centre_w))
+            rows, columns = (_reach(axis.ravel(), at, radius + pixel) for axis, at in ((h, centre_h), (w, centre_w)))
+            distance = np.hypot(h[rows] - np.float32(centre_h), w[:, columns] - np.float32(centre_w))
             cover = np.clip((radius - distance) / pixel + 0.5, 0, 1)
-            np.maximum(bright[index], cover * np.float32(stack.contrast), out=bright[index])
+            part = bright[index, rows, columns]
+            np.maximum(part, cover * np.float32(stack.contrast), out=part)
 
-    image = gaussian_filter(ground + bright, (0, blur, blur))
+    bright += ground
+    image = gaussian_filter(bright, (0, blur, blur))
     grain = rng.standard_normal(image.shape, dtype=np.float32)
     grain = gaussian_filter(grain, (0, 0.5, 0.5))  # reconstruction correlates neighbouring pixels
     image += grain * np.float32(noise / _GRAIN)
@@ -216,6 +219,11 @@ def _ellipse(
     """Share of each pixel inside an ellipse, its edge about one pixel wide."""
     reach = np.hypot((h - np.float32(centre_h)) / np.float32(semi_h), (w - np.float32(centre_w)) / np.float32(semi_w))
     return np.clip((1 - reach) * np.float32(min(semi_h, semi_w) / pixel) + 0.5, 0, 1)
+
+
+def _reach(axis: np.ndarray, centre: float, radius: float) -> slice:
+    """Return the part of a growing axis that lies within `radius` of `centre`."""
+    return slice(*np.searchsorted(axis, (centre - radius, centre + radius)).tolist())
 
 
 def _draw_organs(rng: np.random.Generator, body: tuple[float, ...]) -> np.ndarray:
