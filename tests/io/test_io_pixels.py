@@ -288,6 +288,25 @@ def test_padding_of_ct_becomes_air(tmp_path: Path, signed: bool) -> None:
     assert corrections(volume) == {"padding": "72 padding voxels became -1024"}
 
 
+def test_padding_stated_as_unsigned_in_signed_pixels(tmp_path: Path) -> None:
+    stored = noise((4, 9, 9)).astype(np.int16)
+    stored[:, 0] = -2000
+    for index, place in enumerate(positions_of(4)):
+        ds = slice_dataset(stored[index], position=place)
+        ds.add_new(0x00280120, "US", 65_536 - 2000)
+        save(ds, tmp_path / f"{index}")
+    assert (read_volume(tmp_path).array[0, :, 0] == -1024).all()
+
+
+def test_padding_beyond_the_bits_stored_stays_padding(tmp_path: Path) -> None:
+    stored = noise((4, 9, 9))
+    stored[:, 0] = 63_536
+    write_series(tmp_path, stored, BitsStored=12, HighBit=11, PixelPaddingValue=63_536)
+    volume = read_volume(tmp_path)
+    assert (volume.array[0, :, 0] == -1024).all()
+    np.testing.assert_array_equal(volume.array[0, :, 1:], stored[:, 1:].astype(int) - 1024)
+
+
 def test_padding_range_and_padding_of_mr(tmp_path: Path) -> None:
     stored = noise((3, 9, 9)).astype(np.int16) + 100
     stored[:, 0], stored[:, 1] = -32_768, -32_760

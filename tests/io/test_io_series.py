@@ -153,7 +153,7 @@ def test_trigger_times_that_differ_from_slice_to_slice_are_ranked(tmp_path: Path
         write_series(
             tmp_path / str(phase),
             stored + phase,
-            numbers=[1] * 5,
+            numbers=list(range(20 - 6 * phase, 25 - 6 * phase)),  # run against the phases
             each=lambda index, phase=phase: {"TriggerTime": f"{40 * phase + 1.7 * index:.1f}"},
         )
     found = series_of(tmp_path)
@@ -182,6 +182,39 @@ def test_a_tag_that_jitters_from_slice_to_slice_does_not_cut_a_volume(tmp_path: 
     (series,) = series_of(tmp_path)
     assert series.usable
     assert series.shape[0] == 20
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_tag_that_jitters_does_not_cut_phases_either(tmp_path: Path, told: bool) -> None:
+    for phase in range(2):
+        jitter = np.random.default_rng(phase).integers(0, 2, 16)
+        write_series(
+            tmp_path / str(phase),
+            noise((16, 4, 4)),
+            modality="MR",
+            numbers=list(range(16 * phase, 16 * phase + 16)),
+            AcquisitionNumber=phase + 1 if told else 1,
+            each=lambda index, jitter=jitter: {"EchoTime": f"{4.6 + 0.1 * jitter[index]:.1f}"},
+        )
+    found = series_of(tmp_path)
+    name = "acquisition_number" if told else "instance_number_rank"
+    assert [series.split_by for series in found] == [{name: 1}, {name: 2}]
+    assert all(series.usable and series.shape[0] == 16 for series in found)
+
+
+def test_a_slice_missing_in_one_phase_is_that_phase_s_alone(tmp_path: Path) -> None:
+    for phase in range(3):
+        present = [index for index in range(12) if (phase, index) != (1, 5)]
+        write_series(
+            tmp_path / str(phase),
+            noise((12, 4, 4))[present],
+            positions=positions_of(12)[present],
+            numbers=[1] * len(present),
+            TemporalPositionIdentifier=phase + 1,
+        )
+    found = {series.split_by["temporal_position"]: series for series in series_of(tmp_path)}
+    assert {phase: series.missing for phase, series in found.items()} == {1: (), 2: (5,), 3: ()}
+    assert read_series(found[3]).shape == (1, 12, 4, 4)
 
 
 def test_a_kernel_that_changes_half_way_divides(tmp_path: Path) -> None:

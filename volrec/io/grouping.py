@@ -211,19 +211,21 @@ def _mark_scouts(groups: Sequence[Group]) -> None:
 
 def _split_by_tags(group: Group) -> list[Group]:
     groups = [group]
-    for always, name, key in _TAGS:
-        groups = [part for item in groups for part in _try_tag(item, always, name, key)]
+    # Tags that divide without a flaw go first: one that merely jitters never does, but may look regular enough.
+    for flawless in (True, False):
+        for always, name, key in _TAGS:
+            groups = [part for item in groups for part in _try_tag(item, always, name, key, flawless)]
     return [part for item in groups for part in _split_by_rank(item)]
 
 
-def _try_tag(group: Group, always: bool, name: str, key: Callable[[Header], Hashable]) -> list[Group]:
+def _try_tag(group: Group, always: bool, name: str, key: Callable[[Header], Hashable], flawless: bool) -> list[Group]:
     parts = _by_value(group.frames, key)
     if len(parts) < 2:
         return [group]
     places, counts = _places(group.frames)
     if counts.max() == 1 and not (always and _worth_dividing(group.frames, list(parts.values()))):
         return [group]
-    if all(_is_regular(part, len(places)) for part in parts.values()):
+    if all(_is_stack(part, len(places), flawless) for part in parts.values()):
         return _split(group, name, parts)
     return [group]
 
@@ -245,19 +247,23 @@ def _places(frames: Sequence[Header]) -> tuple[np.ndarray, np.ndarray]:
     return along[starts], np.diff(np.append(starts, len(along)))
 
 
-def _is_regular(frames: Sequence[Header], all_places: int) -> bool:
-    """Whether frames look like a stack of their own: evenly spaced for the most part.
+def _is_stack(frames: Sequence[Header], all_places: int, flawless: bool) -> bool:
+    """Whether frames look like a stack of their own: evenly spaced, each position as often as the others.
 
-    One position alone is a stack only where there is no more of them at all.
+    `flawless` allows no exception; otherwise some slices may be missing. One position alone is a stack only where there
+    are no more of them at all.
     """
-    places, _ = _places(frames)
+    places, counts = _places(frames)
     if len(places) == 1:
         return all_places == 1
-    if len(places) == 2:
-        return all_places <= 3
+    if len(places) == 2 and all_places > 3:
+        return False
     gaps = np.diff(places)
     even = np.abs(gaps - np.median(gaps)) <= 0.05 * np.median(gaps)
-    return bool(even.mean() >= 0.7)
+    usual = counts == np.bincount(counts).argmax()
+    if flawless:
+        return bool(even.all() and usual.all())
+    return bool(even.mean() >= 0.7 and usual.mean() >= 0.75)
 
 
 def _split_by_rank(group: Group) -> list[Group]:
