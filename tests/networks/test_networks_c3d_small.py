@@ -51,3 +51,20 @@ def test_shrink_averages_the_input_first():
     fine = torch.nn.functional.interpolate(x, scale_factor=4, mode="nearest")
     torch.testing.assert_close(small(shrink=4)(fine), small()(x))
     assert small(shrink=4).smallest == (4, 8, 8)
+
+
+def test_grid_head_learns_the_mean_study_and_reads_what_differs_from_it():
+    network = small(grid=[6, 8, 6]).train()
+    batches = [torch.randn(4, 16, 6, 8, 6) + 5 for _ in range(3)]
+    for maps in batches:
+        network.forward_head(maps, pre_logits=True)
+    network.eval()
+    read = network.forward_head(torch.cat(batches), pre_logits=True)
+    torch.testing.assert_close(read.mean(0), torch.zeros(16 * 6 * 8 * 6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(read[0] - read[1], (batches[0][0] - batches[0][1]).flatten())
+    assert "pool.2.mean" in network.state_dict()
+
+
+def test_grid_head_starts_near_equal_scores():
+    network = small(grid=[6, 8, 6])
+    assert network(torch.randn(8, 1, 12, 16, 12)).abs().max() < 0.2

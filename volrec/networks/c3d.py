@@ -42,8 +42,9 @@ Batch normalisation and He initialisation, global pooling and one linear layer i
 ``head="fc"``, fully connected layers behind an adaptive pool to 1 x 4 x 4), any size from 16 x 16 in the plane, any
 number of slices (pools round up: no slice is lost), `temporal_strides` for stacks too thin to be halved four times.
 For few studies that lie alike (crops around one organ): fewer `stages`, and a `grid` of positions that the head keeps
-apart, each with weights of its own, where global pooling would forget what lies where. `shrink` makes the input coarser
-inside the network: unlike a coarser spacing of the store it keeps the exact edge of a study within its padding.
+apart, each with weights of its own on what differs from the mean study, where global pooling would forget the place.
+`shrink` makes the input coarser inside the network: unlike a coarser spacing of the store it keeps the exact edge of a
+study within its padding.
 """
 
 from __future__ import annotations
@@ -57,7 +58,15 @@ from torch.nn import functional as F
 from volrec.errors import ConfigError
 from volrec.networks.base import SequenceNetwork
 from volrec.networks.facts import NetworkSpec, Option
-from volrec.networks.layers import NORMS, AdaptivePool3d, CaffeMaxPool3d, init_kaiming, norm_layer, scale_channels
+from volrec.networks.layers import (
+    NORMS,
+    AdaptivePool3d,
+    CaffeMaxPool3d,
+    RunningCentre,
+    init_kaiming,
+    norm_layer,
+    scale_channels,
+)
 from volrec.networks.registry import register
 
 __all__ = ["C3D", "c3d"]
@@ -233,6 +242,12 @@ class C3D(SequenceNetwork):
         self._init_weights(faithful)
 
     classifier_name = "fc8"
+    positions = 1
+
+    def init_classifier(self, layer: nn.Linear) -> None:
+        """Draw the last layer as if its positions were averaged: many of them start as near to equal scores as one."""
+        nn.init.normal_(layer.weight, std=0.01 / math.sqrt(self.positions))
+        nn.init.zeros_(layer.bias)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the maps after the last pool (B, F, T', H', W')."""
@@ -289,8 +304,9 @@ class C3D(SequenceNetwork):
             self.pool = pool
             features = channels * pool.multiple
             if grid is not None:
-                self.pool = nn.Sequential(nn.AdaptiveAvgPool3d(grid), nn.Flatten())
                 features = channels * math.prod(grid)
+                self.pool = nn.Sequential(nn.AdaptiveAvgPool3d(grid), nn.Flatten(), RunningCentre(features))
+                self.positions = math.prod(grid)
             names = ["fc7"] if hidden else []
         for name in names:
             self.add_module(name, nn.Linear(features, hidden, bias=norm == "none"))

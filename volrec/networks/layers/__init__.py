@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from volrec.networks.layers.blocks import NORMS, channels_last, init_kaiming, norm_layer, scale_channels
-from volrec.networks.layers.pooling import AdaptivePool3d, CaffeMaxPool3d
+from volrec.networks.layers.pooling import AdaptivePool3d, CaffeMaxPool3d, RunningCentre
 
-__all__ = ["NORMS", "AdaptivePool3d", "CaffeMaxPool3d", "channels_last", "init_kaiming", "norm_layer", "scale_channels"]
+__all__ = [
+    "NORMS",
+    "AdaptivePool3d",
+    "CaffeMaxPool3d",
+    "RunningCentre",
+    "channels_last",
+    "init_kaiming",
+    "norm_layer",
+    "scale_channels",
+]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["AdaptivePool3d", "CaffeMaxPool3d"]
+__all__ = ["AdaptivePool3d", "CaffeMaxPool3d", "RunningCentre"]
 
 
 class CaffeMaxPool3d(nn.Module):
@@ -58,3 +58,41 @@ class AdaptivePool3d(nn.Module):
     def extra_repr(self) -> str:
         """Show the kind when the module is printed."""
         return self.kind
+
+
+class RunningCentre(nn.Module):
+    """Take from features (B, F) their running mean over the training studies.
+
+    What all studies have in common is otherwise by far the largest part of maps whose positions are kept apart, and a
+    linear layer on top would learn little else for long. Batch normalisation would also blow up the positions where
+    nothing ever differs; here every position keeps its scale.
+
+    Parameters
+    ----------
+    features : int
+        Length of the feature vector.
+    momentum : float
+        Share of a new batch in the running mean; the first batches are averaged evenly.
+    """
+
+    mean: Tensor
+    batches: Tensor
+
+    def __init__(self, features: int, *, momentum: float = 0.03) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features less their mean; in training mode the batch is counted first."""
+        if self.training:
+            with torch.no_grad():
+                self.batches += 1
+                share = (1 / self.batches.to(torch.float32)).clamp(min=self.momentum)
+                self.mean += share * (x.detach().to(self.mean).mean(0) - self.mean)
+        return x - self.mean.to(x)
+
+    def extra_repr(self) -> str:
+        """Show the size when the module is printed."""
+        return f"{len(self.mean)}, momentum={self.momentum}"
