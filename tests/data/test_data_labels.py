@@ -220,13 +220,32 @@ def wide(tmp_path: Path) -> Path:
     return table(tmp_path, "\n".join(["study,bleed,tumour,size,where,remark", *lines]))
 
 
-def test_several_columns_have_to_be_chosen_from(tmp_path, found):
-    with pytest.raises(LabelsError) as caught:
-        join(found, wide(tmp_path), DataConfig())
-    assert caught.value.code == "labels-target"
-    assert "3 columns that could be the target: bleed, tumour, size" in str(caught.value)
-    assert "--target bleed" in caught.value.remedy
-    assert "data.target: [bleed]" in caught.value.remedy
+def test_of_several_columns_the_first_with_classes_is_taken_and_the_others_are_named(tmp_path, found):
+    cohort = join(found, wide(tmp_path), DataConfig())
+    assert cohort.targets == ("bleed",)
+    (note,) = [note for note in cohort.notes if note.startswith("target")]
+    assert "the first of 3 columns that holds classes" in note
+    assert "(tumour, size) with --target" in note
+
+
+@pytest.mark.parametrize(
+    ("columns", "target"),
+    [("sex,size,bleed", "bleed"), ("sex,bleed,Diagnosis", "Diagnosis"), ("age,size", "size"), ("age,sex", "sex")],
+)
+def test_covariates_are_not_taken_for_the_target(columns, target, tmp_path, found):
+    makers = {"age": lambda n: 40 + n, "sex": lambda n: "MF"[n % 2], "size": lambda n: n + 0.5}
+    lines = [
+        ",".join([name, *(str(makers.get(column, lambda n: n // 6)(n)) for column in columns.split(","))])
+        for n, name in enumerate(NAMES)
+    ]
+    cohort = join(found, table(tmp_path, "\n".join([f"study,{columns}", *lines])), DataConfig())
+    assert cohort.targets == (target,)
+
+
+def test_a_table_in_which_nothing_varies_has_no_target(tmp_path, found):
+    lines = [f"{name},1,x" for name in NAMES]
+    with pytest.raises(LabelsError, match="none of its 2 columns varies"):
+        join(found, table(tmp_path, "\n".join(["study,bleed,where", *lines])), DataConfig())
 
 
 def test_the_only_useful_column_is_taken_and_said(tmp_path, found):

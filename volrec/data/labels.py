@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 __all__ = ["Case", "Cohort", "join", "num_outputs", "read_labels"]
 
 SPLIT = "split"
+# A table with several columns still has a default; the choice is said and stands in the plan.
+USUAL_TARGETS = frozenset({"label", "labels", "target", "class", "diagnosis", "outcome", "y"})
+USUAL_COVARIATES = frozenset(
+    {"age", "sex", "gender", "weight", "height", "site", "scanner", "manufacturer", "center", "centre", "fold", "year"}
+)
+MOST_CLASSES = 10
 PARTS = {
     "train": ("train", "training", "tr", "trn"),
     "validation": ("validation", "val", "valid", "dev", "tune", "tuning"),
@@ -217,13 +223,28 @@ def _choose_targets(table: DataFrame, wanted: Sequence[str], where: str) -> tupl
     if len(useful) == 1:
         others = some([name for name in candidates if name != useful[0]], 8)
         return (useful[0],), [f"target: '{useful[0]}', as the others ({others}) are constant, empty or free text"]
-    listed = useful or candidates
-    raise LabelsError(
-        f"there are {len(listed)} columns that could be the target: {some(listed, 12)}.",
-        remedy=f"Choose with --target {listed[0]}, or data.target: [{listed[0]}] in a recipe.",
-        where=where,
-        code="labels-target",
-    )
+    if not useful:
+        raise LabelsError(
+            f"none of its {len(candidates)} columns varies from study to study: {some(candidates, 12)}.",
+            remedy="Add a column with what is to be learned.",
+            where=where,
+            code="labels-target",
+        )
+    chosen_one, why = _most_likely(table, useful)
+    others = some([name for name in useful if name != chosen_one], 8)
+    return (chosen_one,), [f"target: '{chosen_one}', {why}; choose another ({others}) with --target"]
+
+
+def _most_likely(table: DataFrame, useful: Sequence[str]) -> tuple[str, str]:
+    """Choose a target where nobody has: by the names that tables of labels use, else the first that holds classes."""
+    named = next((name for name in useful if name.lower() in USUAL_TARGETS), None)
+    if named is not None:
+        return named, "by its name"
+    asked = [name for name in useful if name.lower() not in USUAL_COVARIATES] or list(useful)
+    for name in asked:
+        if len({str(cell) for cell in table[name] if not is_missing(cell)}) <= MOST_CLASSES:
+            return name, f"the first of {len(useful)} columns that holds classes"
+    return asked[0], f"the first of {len(useful)} columns"
 
 
 def _could_be_target(cells: list[str]) -> bool:
