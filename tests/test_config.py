@@ -35,6 +35,8 @@ def test_every_fault_is_reported_at_once_with_the_value_seen() -> None:
 def test_values_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"percentiles\[0\] \(99\.0\) must be below percentiles\[1\] \(1\.0\)"):
         parse_config({"intensity": {"percentiles": [99, 1]}})
+    with pytest.raises(ConfigError, match=r"data\.slice_labels counts slices as acquired"):
+        parse_config({"data": {"slice_labels": "s.csv"}, "preprocess": {"slice_axis": "coronal"}})
     with pytest.raises(ConfigError, match="needs at least one entry in windows"):
         parse_config({"intensity": {"kind": "window"}})
 

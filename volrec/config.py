@@ -321,6 +321,15 @@ class TrainConfig(Section):
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
     store: StoreConfig = Field(default_factory=StoreConfig)
 
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.data.slice_labels is not None and self.preprocess.slice_axis != "acquired":
+            raise ValueError(
+                "data.slice_labels counts slices as acquired, but preprocess.slice_axis is "
+                f"'{self.preprocess.slice_axis}': set it to acquired, or leave slice_labels out"
+            )
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python types only (safe inside a checkpoint or YAML)."""
         return self.model_dump(mode="json")

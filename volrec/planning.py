@@ -221,6 +221,9 @@ def _slice_axis(cohort: Cohort, reasons: dict[str, str]) -> str:
         reasons["preprocess.slice_axis"] = f"all studies were acquired {next(iter(orientations))}"
         return "acquired"
     shown = ", ".join(f"{name} {count}" for name, count in orientations.most_common())
+    if any(getattr(case, "slice_targets", None) is not None for case in cohort.cases):
+        reasons["preprocess.slice_axis"] = f"mixed ({shown}): slice labels count slices as acquired"
+        return "acquired"
     anisotropy = float(np.median([max(case.series.spacing) / min(case.series.spacing) for case in cohort.cases]))
     if anisotropy < 2:
         axis = orientations.most_common(1)[0][0]
