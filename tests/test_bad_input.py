@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from studies import two_class_folder, write_labels, write_study
 
+from volrec import files
 from volrec.cli import main
+from volrec.data import entries, store
+from volrec.io import scan
 
 
 def _truncated(folder: Path) -> None:
@@ -214,3 +226,254 @@ def test_nothing_that_is_written_holds_a_name_a_date_or_free_text(
         assert b"Doe" not in content, path
         assert b"20200229" not in content, path
         assert b"free text" not in content, path
+
+
+# From here on whole trainings, as small as they get: what breaks on the way costs its own study and no more.
+
+QUICK = [
+    option
+    for key in ("network.width=0.03125", "trainer.workers=0", "trainer.accelerator=cpu")
+    for option in ("--set", key)
+]
+WHOLE_RUN = {"splits.csv", "scores.csv", "metrics.json", "report.html", "quarantine.csv"}
+
+
+def _train(folder: Path, out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    arguments = [str(folder), "--labels", str(folder / "labels.csv"), "--out", str(out), "--epochs", "1"]
+    code = main(["train", *arguments, *QUICK, *options])
+    shown = capsys.readouterr()
+    text = " ".join((shown.out + shown.err).split())
+    assert "Traceback" not in text
+    return code, text
+
+
+def _quarantined(run: Path) -> dict[str, str]:
+    """Return the reason by study of what a finished run left out."""
+    assert {path.name for path in run.iterdir()} >= WHOLE_RUN
+    table = pd.read_csv(run / "quarantine.csv", dtype=str)
+    table = table[table["fatal"].str.lower() == "true"]
+    return dict(zip(table["study"], table["reason"], strict=True))
+
+
+def _stored() -> list[Path]:
+    """Return the entries of the store that count, and see that nothing half-written lies beside them."""
+    folder = Path(os.environ["VOLREC_CACHE"]) / "store"
+    assert not list(folder.rglob(f"*{files.TEMPORARY}"))
+    return sorted(folder.glob("??/*.json"))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "package"),
+    [("1.2.840.10008.1.2.4.90", "python-gdcm"), ("1.2.840.10008.1.2.4.201", "pylibjpeg-openjpeg")],
+    ids=["JPEG 2000", "HTJ2K"],
+)
+def test_compressed_with_no_codec_names_the_package(
+    syntax: str, package: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pydicom.pixels import get_decoder
+
+    def compress(data: Dataset, number: int) -> None:
+        data.file_meta.TransferSyntaxUID = syntax
+        data.PixelData = encapsulate([b"\xff\x4f a code stream that nobody here can read"])
+        data["PixelData"].VR = "OB"
+
+    two_class_folder(tmp_path / "data")
+    write_study(tmp_path / "data" / "case04", change=compress)
+    monkeypatch.setattr(get_decoder(syntax), "_available", {})
+    code, text = _train(tmp_path / "data", tmp_path / "run", capsys, "--set", "store.jobs=1")
+    assert code == 3
+    assert "no decoder is installed" in text
+    assert f"pip install {package}" in text.replace("pylibjpeg pylibjpeg-openjpeg", "pylibjpeg-openjpeg")
+    assert list(_quarantined(tmp_path / "run")) == ["case04"]
+    assert len(_stored()) == 11
+
+
+def test_a_file_that_may_not_be_read_costs_its_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study(tmp_path / "data" / "good")
+    locked = write_study(tmp_path / "data" / "bad")[3]
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> Any:
+        if Path(path) == locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open(path, *arguments, **options)
+
+    monkeypatch.setattr(scan, "open", refuse, raising=False)  # root may read everything, whatever its mode says
+    code, text, index = _inspect(tmp_path / "data", capsys)
+    assert code == 3
+    assert "bad/slice003.dcm" in text.replace(" ", "")
+    assert "Permission denied" in text
+    assert "good" in json.dumps(index["studies"])
+
+
+def test_a_folder_that_may_not_be_listed_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study(tmp_path / "data" / "good")
+    write_study(tmp_path / "data" / "bad")
+    listing, locked = os.scandir, [tmp_path / "data" / "bad"]
+
+    def refuse(path: Any = ".") -> Any:
+        if not isinstance(path, int) and Path(path) in locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, text, index = _inspect(tmp_path / "data", capsys)
+    assert code == 3
+    assert "bad" in text and "permission denied" in text
+    assert "good" in json.dumps(index["studies"])
+    locked.append(tmp_path / "data")
+    code, text, _ = _inspect(tmp_path / "data", capsys)
+    assert code == 2
+    assert "permission denied" in text
+
+
+def test_a_disk_that_fills_up_keeps_what_is_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_class_folder(tmp_path / "data")
+    write, written = entries.replacing, []
+
+    def full(path: Path) -> Any:
+        written.append(path)
+        if sum(path.suffix == ".npy" for path in written) == 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(entries, "replacing", full)
+        code, text = _train(tmp_path / "data", tmp_path / "run", capsys)
+    assert code == 2
+    assert "the disk is full: a study needs" in text and "are free" in text
+    assert "finished studies are kept" in text
+    kept = {path: path.stat().st_mtime_ns for path in _stored()}
+    assert len(kept) == 5
+    code, _ = _train(tmp_path / "data", tmp_path / "again", capsys)
+    assert code == 0
+    assert _quarantined(tmp_path / "again") == {}
+    assert len(_stored()) == 12
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "they were not decoded again"
+
+
+KILLED = """
+import sys, time
+from volrec.cli import main
+from volrec.data import entries
+encode, started = entries._encode, []
+def slow(array, format):
+    started.append(1)
+    for block in encode(array, format):
+        if len(started) < 6:
+            yield block
+        else:
+            yield block[: len(block) // 2]
+            time.sleep(600)
+entries._encode = slow
+main(sys.argv[1:])
+"""
+
+
+def test_a_kill_while_the_store_is_written_costs_one_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = two_class_folder(tmp_path / "data")
+    arguments = ["train", str(tmp_path / "data"), "--labels", str(labels), "--epochs", "1", *QUICK]
+    process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments, "--out", str(tmp_path / "killed")])
+    folder = Path(os.environ["VOLREC_CACHE"]) / "store"
+    try:
+        end = time.monotonic() + 120
+        while not list(folder.rglob(f"*{files.TEMPORARY}")) or len(list(folder.glob("??/*.json"))) < 5:
+            assert process.poll() is None, "it ended before it was killed"
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    assert len(list(folder.rglob(f"*{files.TEMPORARY}"))) == 1
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("??/*.json")}
+    assert len(kept) == 5
+    code, _ = _train(tmp_path / "data", tmp_path / "again", capsys)
+    assert code == 0
+    assert _quarantined(tmp_path / "again") == {}
+    assert len(_stored()) == 12
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert main(["train", "--resume", str(tmp_path / "killed")]) == 0  # and the run that was killed goes on, too
+    one, other = (pd.read_csv(tmp_path / name / "scores.csv") for name in ("again", "killed"))
+    pd.testing.assert_frame_equal(one, other)
+
+
+_fill = store._fill_one
+
+
+def _fill_or_die(task: Any) -> Any:
+    if task.study == "case11":
+        end = time.monotonic() + 10  # the others first: each that runs beside it costs a process when it is tried again
+        while len(list(Path(task.folder).glob("??/*.json"))) < 11 and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _fill(task)
+
+
+def test_a_decoding_worker_that_dies_costs_its_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_class_folder(tmp_path / "data")
+    monkeypatch.setattr(store, "_fill_one", _fill_or_die)
+    code, text = _train(tmp_path / "data", tmp_path / "run", capsys, "--set", "store.jobs=2")
+    assert code == 3
+    assert "case11" in text and "died" in text
+    reasons = _quarantined(tmp_path / "run")
+    assert list(reasons) == ["case11"]
+    assert "the process that worked on it died" in reasons["case11"]
+    assert len(_stored()) == 11
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_a_study_that_is_damaged_during_training_is_quarantined(
+    part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_class_folder(tmp_path / "data")
+    fill, victims = store.Store.fill, []
+
+    def fill_and_damage(self: store.Store, *arguments: Any, **options: Any) -> Any:
+        found, problems = fill(self, *arguments, **options)
+        splits = pd.read_csv(tmp_path / "run" / "splits.csv", dtype=str)
+        victims.append(splits.loc[splits["part"] == part, "study"].iloc[0])
+        case = next(case for case in arguments[0] if case.study == victims[0])
+        Path(found[case.series.uid].path).write_bytes(b"nothing")
+        return found, problems
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Store, "fill", fill_and_damage)
+        code, text = _train(tmp_path / "data", tmp_path / "run", capsys)
+    assert code == 3
+    assert victims[0] in text
+    reasons = _quarantined(tmp_path / "run")
+    assert list(reasons) == victims
+    assert "damaged" in reasons[victims[0]]
+    code, _ = _train(tmp_path / "data", tmp_path / "again", capsys)
+    assert code == 0, "the damaged copy was decoded anew"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, os.strerror(errno.EIO)), RuntimeError("a bug")], ids=["OS", "bug"]
+)
+def test_a_study_whose_read_raises_is_quarantined(
+    error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_class_folder(tmp_path / "data")
+    read = entries.StoredVolume.read
+
+    def fail(self: entries.StoredVolume, *arguments: Any) -> np.ndarray:
+        if self.meta["series"] == victim:
+            raise error
+        return read(self, *arguments)
+
+    from pydicom import dcmread
+
+    victim = str(dcmread(tmp_path / "data" / "case07" / "slice000.dcm").SeriesInstanceUID)
+    monkeypatch.setattr(entries.StoredVolume, "read", fail)
+    code, text = _train(tmp_path / "data", tmp_path / "run", capsys)
+    assert code == 3
+    assert "case07" in text
+    assert list(_quarantined(tmp_path / "run")) == ["case07"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from volrec.data.datasets import StudyDataset
 from volrec.errors import ConfigError, Problem, VolrecError
@@ -80,9 +81,9 @@ def score_studies(
             break
         try:
             found.append((index, predictor.score(studies.volume(index))))
-        except ConfigError:
+        except (ConfigError, torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # no study's fault, and the next one would meet it too
-        except (VolrecError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - one bad study never stops a training
             found.append((index, _problem(studies, index, error)))
         after()
     if any_rank(stop()):
