@@ -80,6 +80,14 @@ def test_evaluate_repeats_the_run_and_scores_another_folder(
     assert "AUC" in capsys.readouterr().out
     out = tmp_path / "metrics.json"
     assert main(["evaluate", str(run), str(folder), "--labels", str(labels), "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "16 of 20 studies are of patients that this run was trained or validated on" in " ".join(shown.split())
+    metrics = json.loads(out.read_text(encoding="utf-8"))
+    own = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["studies"] == 4
+    assert metrics["metrics"]["auc"]["value"] == own["test"]["auc"]["value"]
+    every = ["evaluate", str(run), str(folder), "--labels", str(labels), "--out", str(out), "--include-training"]
+    assert main(every) == 0
     metrics = json.loads(out.read_text(encoding="utf-8"))
     assert metrics["studies"] == 20
     assert 0 <= metrics["metrics"]["auc"]["low"] <= metrics["metrics"]["auc"]["high"] <= 1
@@ -131,6 +139,44 @@ def test_a_plan_is_obeyed(trained: tuple[Path, Path, Path], tmp_path: Path, caps
     assert run.config.network.name == "slice-mean"
     assert run.metrics["test"]["auc"]["value"] is not None
     assert run.network.num_classes == 1
+
+
+def test_wrong_networks_are_refused_before_anything_is_written(
+    trained: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, labels, _ = trained
+    begin = ["train", str(folder), "--labels", str(labels), "--out", str(tmp_path / "run")]
+    assert main([*begin, "--network", "c3"]) == 2
+    assert "c3d" in capsys.readouterr().err
+    assert main([*begin, "--set", "network.options.poool5=ceil"]) == 2
+    assert "pool5" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_takes_no_other_option_and_a_plan_is_not_overwritten(
+    trained: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, labels, run = trained
+    assert main(["train", "--resume", str(run), "--epochs", "9"]) == 2
+    assert "no other option" in capsys.readouterr().err
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("mine", encoding="utf-8")
+    assert main(["plan", str(folder), "--labels", str(labels), "--out", str(plan)]) == 2
+    assert plan.read_text(encoding="utf-8") == "mine"
+    assert main(["plan", str(folder), "--labels", str(labels), "--out", str(plan), "--overwrite"]) == 0
+
+
+def test_an_interruption_says_how_to_go_on(
+    trained: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from volrec import commands
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt("Stopped. Go on with: volrec train --resume runs/x")
+
+    monkeypatch.setattr(commands, "train", interrupted)
+    assert main(["train", "x", "--labels", "y"]) == 130
+    assert "volrec train --resume runs/x" in capsys.readouterr().err
 
 
 def test_overrides_from_python_are_checked(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volrec.planning import SAME_SPACING, VOXEL_BUDGET, Fingerprint, Spread, make_plan
+from volrec.planning import Fingerprint, Spread, make_plan
+from volrec.planning.grid import SAME_SPACING, VOXEL_BUDGET
 
 
 def spread(*values: float) -> Spread:
@@ -26,9 +27,26 @@ def facts(
     studies: int = 200,
     share: float = 0.5,
     task: str = "binary",
+    memory: float = 24.0,
 ) -> Fingerprint:
+    extent = tuple(
+        spread(a.minimum * b.minimum, a.median * b.median, a.maximum * b.maximum)
+        for a, b in zip(size, spacing, strict=True)
+    )
     return Fingerprint(
-        studies, studies, task, share, modality, {"axial": studies}, size, spacing, (0, 1, 2), device, 24.0, 2
+        studies=studies,
+        patients=studies,
+        task=task,
+        smallest_share=share,
+        modality=modality,
+        orientations={"axial": studies},
+        size=size,
+        spacing=spacing,
+        extent=extent,  # type: ignore[arg-type]
+        intensity=(0.0, 1.0, 2.0),
+        device=device,
+        memory_gib=memory,
+        cpus=2,
     )
 
 
@@ -67,16 +85,16 @@ def test_a_whole_study_fits_the_budget_and_its_extent_is_kept(fingerprint: Finge
     voxels = math.prod(size or 1 for size in canvas)
     assert voxels <= 1.35 * VOXEL_BUDGET["cpu"]  # rounding up to multiples of 4 and 8
     spacing = config.preprocess.spacing or [each.median for each in fingerprint.spacing]
-    for size, step, extent, own in zip(canvas, spacing, fingerprint.size, fingerprint.spacing, strict=True):
+    for size, step, extent in zip(canvas, spacing, fingerprint.extent, strict=True):
         assert size is not None and step is not None
-        assert size * step >= extent.maximum * own.median * 0.98
+        assert size * step >= 0.98 * (extent.maximum if extent.maximum <= 1.5 * extent.median else extent.high)
 
 
 def test_thick_slices_are_not_resampled_away() -> None:
     config = make_plan(cohort(), {}, facts=HEAD_CT).config
     assert config.preprocess.spacing is not None
     assert config.preprocess.spacing[0] == pytest.approx(4.9)
-    assert config.preprocess.canvas is not None and config.preprocess.canvas[0] == 36
+    assert config.preprocess.canvas is not None and config.preprocess.canvas[0] == 40  # 36 slices of 5 mm
     assert config.intensity.windows == ["brain", "subdural", "bone"]
 
 
@@ -102,6 +120,44 @@ def test_what_the_user_wrote_is_obeyed_and_what_is_missing_is_planned() -> None:
     assert result.config.network.name == "slice-mean"
     assert result.config.trainer.epochs == 3
     assert "preprocess.canvas" not in result.reasons
+
+
+def test_keys_that_the_user_sets_steer_what_depends_on_them() -> None:
+    fixed = {
+        "preprocess.spacing": [2, 2, 2],
+        "network.name": "slice-mean",
+        "split.folds": 5,
+        "optim.lr": 0.5,
+        "name": "x",
+    }
+    result = make_plan(cohort(), {}, overrides=fixed, facts=HEAD_CT)
+    assert result.config.preprocess.spacing == (2, 2, 2)
+    assert result.config.preprocess.canvas == (92, 120, 120)
+    assert result.config.sampling.clip_length == 92
+    assert result.config.network.name == "slice-mean"
+    assert result.config.network.options == {}
+    assert (result.config.split.folds, result.config.optim.lr, result.config.name) == (5, 0.5, "x")
+    assert result.reasons["preprocess.spacing"] == "set by you"
+
+
+def test_crops_around_one_organ_get_a_network_that_knows_places() -> None:
+    result = make_plan(cohort(), {}, facts=SMALL_MR)
+    assert result.config.network.options["stages"] == 1
+    assert result.config.network.options["grid"] == [6, 8, 6]
+    assert result.config.optim.optimizer == "sgd"
+    body = make_plan(cohort(), {}, facts=CHEST_CT)
+    assert "stages" not in body.config.network.options
+
+
+def test_little_memory_makes_small_batches() -> None:
+    small = facts(CHEST_CT.size, CHEST_CT.spacing, memory=4.0)
+    assert make_plan(cohort(), {}, facts=small).config.optim.batch_size < 8
+    assert make_plan(cohort(), {}, facts=CHEST_CT).config.optim.batch_size == 8
+
+
+def test_mixed_modalities_are_not_windowed() -> None:
+    mixed = facts(CHEST_CT.size, CHEST_CT.spacing, modality="mixed")
+    assert make_plan(cohort(), {}, facts=mixed).config.intensity.kind == "zscore"
 
 
 def test_rare_classes_weigh_more() -> None:

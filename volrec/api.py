@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
 from volrec.config import TrainConfig, apply_overrides, dump_yaml, load_config, parse_config
-from volrec.errors import ConfigError, Problem
+from volrec.errors import ConfigError, LabelsError, Problem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,20 +179,39 @@ def plan(
     # What the user wrote is checked before an hour of scanning, not after. Keys that are set last count here as well:
     # they may name the folder, the target or the series.
     origin = _origin(config)
+    written = given.get("network")
+    other = (overrides or {}).get("network.name")
+    if isinstance(written, Mapping) and other not in (None, written.get("name")):
+        given["network"] = {**written, "options": {}}  # those that stand there are another network's
     checked = apply_overrides(parse_config(given, where=origin), overrides or {})
-    given = _with_overrides(given, overrides or {}, sections=("data",))
+    check_network(checked)
     if checked.data.folder is None:
         raise ConfigError("no folder of studies is named.", remedy="Say `volrec train FOLDER --labels labels.csv`.")
     if checked.data.labels is None:
         raise ConfigError("no table of labels is named.", remedy="Give one: --labels labels.csv (see README).")
     found = scan(checked.data.folder, series=checked.data.series, missing_slices=checked.data.missing_slices)
     cohort: Cohort = join(found, checked.data.labels, checked.data)
-    result = make_plan(cohort, given, accelerator=checked.trainer.accelerator)
-    final = apply_overrides(result.config, overrides or {})
-    reasons = {key: why for key, why in result.reasons.items() if key not in (overrides or {})}
-    reasons |= dict.fromkeys(overrides or {}, "set by you")
+    result = make_plan(cohort, given, overrides=overrides, accelerator=checked.trainer.accelerator)
+    check_network(result.config)
     problems = tuple({(p.where, p.code, p.study): p for p in [*found.problems, *cohort.problems]}.values())
-    return Plan(final, reasons, tuple(cohort.notes), problems, result.facts)
+    return Plan(result.config, result.reasons, (*cohort.notes, *result.notes), problems, result.facts)
+
+
+def check_network(config: TrainConfig) -> None:
+    """Make sure that the network and its options exist, before anything is scanned or written.
+
+    Raises
+    ------
+    ConfigError
+        With the nearest name.
+    """
+    import torch
+
+    from volrec import networks
+
+    with torch.device("meta"):  # nothing is allocated
+        options: dict[str, Any] = dict(config.network.options)
+        networks.create(config.network.name, num_classes=1, width=config.network.width, **options)
 
 
 def train(
@@ -351,9 +369,36 @@ def make_phantoms(out: Path | str, *, task: Literal["nodule", "bleed"] = "nodule
 
 
 def evaluate_run(
-    run: Run, folder: Path | str | None = None, *, labels: Path | str | None = None
+    run: Run,
+    folder: Path | str | None = None,
+    *,
+    labels: Path | str | None = None,
+    include_training: bool = False,
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Return metrics and quarantined studies: of the run's own test studies, or of another folder with labels."""
+    """Evaluate a run on its own test studies, or on another folder with labels.
+
+    Parameters
+    ----------
+    run : Run
+        A finished run.
+    folder, labels : path, optional
+        Other studies and their table.
+    include_training : bool
+        Score studies of patients that the run was trained on, too. By default they are left out, which is said: a
+        test on what training saw proves nothing.
+
+    Returns
+    -------
+    metrics : dict
+        As `volrec.evaluation.evaluate_scores` gives them.
+    problems : list of Problem
+        Quarantined studies, and those left out because training saw them.
+
+    Raises
+    ------
+    LabelsError
+        When training saw every study.
+    """
     from volrec.data.index import index as scan
     from volrec.data.labels import join
     from volrec.evaluation import evaluate_scores
@@ -366,9 +411,37 @@ def evaluate_run(
     data = config.data.model_copy(update={"folder": str(folder), "labels": str(table)})
     found = scan(folder, series=config.data.series, missing_slices=config.data.missing_slices)
     cohort = join(found, table, data)
-    scores, problems = score_cohort(run.folder, cohort)
+    seen = set() if include_training else _seen_in_training(run, cohort)
+    left = tuple(case for case in cohort.cases if case.study not in seen)
+    if not left:
+        raise LabelsError(
+            f"all {len(seen)} studies are of patients that this run was trained or validated on.",
+            remedy="`volrec evaluate RUN` shows its own test studies; give other studies, or --include-training.",
+            where=folder,
+            code="leak",
+        )
+    scores, problems = score_cohort(run.folder, replace(cohort, cases=left))
+    if seen:
+        problems.append(
+            Problem(
+                str(folder),
+                "seen-in-training",
+                f"{len(seen)} of {len(cohort.cases)} studies are of patients that this run was trained or validated "
+                "on: left out.",
+                "--include-training scores them all the same.",
+                fatal=False,
+            )
+        )
     metrics = evaluate_scores(scores, task=cohort.task, classes=cohort.classes, targets=cohort.targets)
     return metrics, [*found.problems, *cohort.problems, *problems]
+
+
+def _seen_in_training(run: Run, cohort: Cohort) -> set[str]:
+    """Return the studies that any member of the run learned or chose its weights from, by study and patient."""
+    splits = run.folder.read_table("splits")
+    used = splits[splits["part"] != "test"]
+    studies, patients = set(used["study"]), set(used["patient"])
+    return {case.study for case in cohort.cases if case.study in studies or case.patient in patients}
 
 
 def _labels_beside(folder: Path | str) -> Path:
@@ -419,21 +492,6 @@ def recipe_folders() -> list[Path]:
     """Return the folders that hold the shipped recipes: of a source tree, or of an installation."""
     candidates = [Path(__file__).resolve().parents[1] / "configs", Path(sys.prefix) / "share" / "volrec" / "configs"]
     return [folder for folder in candidates if folder.is_dir()]
-
-
-def _with_overrides(
-    given: dict[str, Any], overrides: Mapping[str, Any], *, sections: tuple[str, ...]
-) -> dict[str, Any]:
-    """Set the dotted keys of some sections in a nested mapping."""
-    result = copy.deepcopy(given)
-    for dotted, value in overrides.items():
-        *parents, last = dotted.split(".")
-        if parents and parents[0] in sections:
-            target = result
-            for key in parents:
-                target = target.setdefault(key, {})
-            target[last] = value
-    return result
 
 
 def _flatten(sections: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Heavy imports stay inside the commands, so that ``volrec --help`` answers at onc
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ app = App(
     help_format="markdown",
     version_flags=["--version"],
     default_parameter=Parameter(negative_iterable=""),
+    suppress_keyboard_interrupt=False,  # its text says how to go on; `main` prints it
 )
 LOOK = Group("Look", sort_key=1)
 LEARN = Group("Learn", sort_key=2)
@@ -44,7 +46,10 @@ Labels = Annotated[
     Path | None, Parameter(help="CSV or TSV with a column study, patient or path, and one or more target columns.")
 ]
 Target = Annotated[
-    list[str] | None, Parameter(help="Target column; repeat it for several. Needed when the table has more than one.")
+    list[str] | None,
+    Parameter(
+        help="Target column; repeat it for several. Default: the one that looks like a label, and it is said which."
+    ),
 ]
 Config = Annotated[str | None, Parameter(help="Recipe or plan: a YAML file, or the name of one under configs/.")]
 Set = Annotated[
@@ -100,6 +105,7 @@ def plan(
     target: Target = None,
     config: Config = None,
     out: Annotated[Path, Parameter(help="Where the plan is written.")] = Path("plan.yaml"),
+    overwrite: Annotated[bool, Parameter(negative="", help="Replace a plan that is there.")] = False,
     set_: Set = None,
     keys: Annotated[bool, Parameter(negative="", help="Print every key of a plan with its meaning, and stop.")] = False,
     schema: Annotated[bool, Parameter(negative="", help="Print the JSON schema of a plan, and stop.")] = False,
@@ -115,6 +121,13 @@ def plan(
     if keys or schema:
         commands.schema(_console(), as_json=schema)
         return OK
+    if out.exists() and not overwrite:
+        raise VolrecError(
+            "there is a plan already, perhaps edited.",
+            remedy="Give another file with --out, or --overwrite.",
+            where=out,
+            code="plan-exists",
+        )
     overrides = _pairs(set_)
     return _finish(
         commands.plan(
@@ -167,6 +180,13 @@ def train(
     }.items():
         if value is not None:
             overrides.setdefault(key, value)
+    if resume is not None and (overrides or any(each is not None for each in (folder, labels, target, config, out))):
+        raise VolrecError(
+            "a run is resumed as it was begun: no other option can be given.",
+            remedy="Say `volrec train --resume RUN` alone, or start a new run.",
+            where=resume,
+            code="resume-options",
+        )
     return _finish(
         commands.train(
             folder,
@@ -188,6 +208,9 @@ def evaluate(
     *,
     labels: Labels = None,
     out: Annotated[Path | None, Parameter(help="Also write the metrics as JSON.")] = None,
+    include_training: Annotated[
+        bool, Parameter(negative="", help="Also score studies of patients that the run was trained on.")
+    ] = False,
 ) -> int:
     """Metrics with 95 % intervals: of the run's own test studies, or of another folder with labels.
 
@@ -195,7 +218,9 @@ def evaluate(
     """
     from volrec import commands
 
-    return _finish(commands.evaluate(run, folder, labels=labels, out=out, console=_console()))
+    return _finish(
+        commands.evaluate(run, folder, labels=labels, out=out, include_training=include_training, console=_console())
+    )
 
 
 @app.command(group=USE)
@@ -267,7 +292,8 @@ def phantom(
 @app.command(group=LOOK)
 def models(
     name: Annotated[
-        str | None, Parameter(help="One network, with its layers, options and ambiguities; or a pattern (*3d*).")
+        str | None,
+        Parameter(help="One network, with its layers, options and ambiguities; or a pattern such as `*3d*`."),
     ] = None,
 ) -> int:
     """List the networks: paper, parameters, cost, smallest clip, options.
@@ -282,6 +308,8 @@ def models(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (the console script)."""
+    # Set before torch loads: threads that spin while they wait make a shared machine several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:

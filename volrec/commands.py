@@ -116,10 +116,19 @@ def train(
 
 
 def evaluate(
-    run: Path, folder: Path | None, *, labels: Path | None, out: Path | None, console: Console
+    run: Path,
+    folder: Path | None,
+    *,
+    labels: Path | None,
+    out: Path | None,
+    include_training: bool = False,
+    console: Console,
 ) -> list[Problem]:
     """Print metrics with intervals and write them where asked."""
-    metrics, problems = api.evaluate_run(api.load(run), folder, labels=labels)
+    metrics, problems = api.evaluate_run(api.load(run), folder, labels=labels, include_training=include_training)
+    for problem in problems:
+        if problem.code == "seen-in-training":
+            _say(console, f"{problem.reason} {problem.remedy}")
     part = metrics.get("part", "test")
     _say(console, f"{run} on {folder if folder is not None else f'its own {part} studies'}")
     _say(console, f"{metrics.get('studies', 0)} studies of {metrics.get('patients', 0)} patients")
@@ -151,7 +160,10 @@ def predict(run: Path, folder: Path, *, out: Path, device: str, console: Console
 
     text = table.to_json(orient="records", indent=2) if out.suffix == ".json" else table.to_csv(index=False)
     write_atomically(out, text)
-    _say(console, f"{len(table)} studies scored, written to {out}.")
+    _say(console, f"{len(table)} {'study' if len(table) == 1 else 'studies'} scored, written to {out}.")
+    warned = table.loc[table["warning"].fillna("") != "", "warning"]
+    for warning, count in warned.value_counts().items():
+        _say(console, f"warning, {count} of {len(table)}: {warning}")
     return problems
 
 

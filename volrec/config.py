@@ -52,7 +52,7 @@ class SeriesConfig(Section):
     """Which series of a study is read, when it has several."""
 
     modality: str | None = None
-    """Only series of this DICOM modality (CT, MR, PT …); null takes the most frequent one of the folder."""
+    """Only series of this DICOM modality (CT, MR, PT …); null prefers the most frequent one of the folder."""
     orientation: Literal["axial", "coronal", "sagittal"] | None = None
     """Only series acquired in this orientation."""
     path: str | None = None
@@ -69,7 +69,7 @@ class DataConfig(Section):
     labels: str | None = None
     """CSV or TSV with a column ``study``, ``patient`` or ``path`` and one or more target columns."""
     target: list[str] = Field(default_factory=list)
-    """Target columns; empty takes the only one, or asks for a choice."""
+    """Target columns; empty takes the one that looks like a label, and says which."""
     task: Task | None = None
     """What the targets are; null infers it from their values and says so."""
     classes: list[str] = Field(default_factory=list)
@@ -308,7 +308,7 @@ class TrainConfig(Section):
     """Everything that determines a training: a recipe under ``configs/``, a plan, or a run's record."""
 
     name: str | None = None
-    """Name of the run; null is made from network, target and date."""
+    """Name of the run; null is made from network and target."""
     data: DataConfig = Field(default_factory=DataConfig)
     split: SplitConfig = Field(default_factory=SplitConfig)
     preprocess: PreprocessConfig = Field(default_factory=PreprocessConfig)
@@ -356,7 +356,7 @@ def parse_config(values: Mapping[str, Any], *, where: str = "") -> TrainConfig:
         lines = [_describe(fault) for fault in error.errors()]
         raise ConfigError(
             "; ".join(lines) + ".",
-            remedy="`volrec plan --schema` prints every key with its meaning.",
+            remedy="`volrec plan --keys` prints every key with its meaning.",
             where=where or "configuration",
             code="config",
         ) from None
@@ -413,7 +413,7 @@ def apply_overrides(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainC
             continue
         raise ConfigError(
             f"there is no section '{'.'.join(parents)}'{_suggest(parents[0], list(values))}.",
-            remedy="`volrec plan --schema` prints every key with its meaning.",
+            remedy="`volrec plan --keys` prints every key with its meaning.",
             where=dotted,
             code="config",
         )

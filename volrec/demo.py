@@ -54,7 +54,7 @@ def demo_config(folder: Path, network: str, *, store: Path, seed: int = 0) -> Tr
             "augment": {"flip": {"T": 0.5, "H": 0.5, "W": 0.5}, "shift": 2},
             "network": {"name": network, "width": 0.125 if network == "c3d" else 0.25},
             "optim": {"lr": 3e-3, "batch_size": 8},
-            "trainer": {"epochs": 8, "patience": 0, "seed": seed, "workers": 0, "accelerator": "cpu"},
+            "trainer": {"epochs": 6, "patience": 0, "seed": seed, "workers": 0, "accelerator": "cpu"},
             "store": {"folder": str(store)},
         },
         where="demo",
