@@ -18,6 +18,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from studies import write_study
 
 from volrec import files
@@ -480,6 +481,20 @@ def test_the_forecast_is_the_size_to_come(
     tmp_path: Path, store: Store, preprocess: PreprocessConfig, kind: Any
 ) -> None:
     (series,) = series_of(nifti(tmp_path / "a.nii.gz", kind=kind))
+    assert store.forecast([series], preprocess) == store.fill([series], preprocess)[0][series.uid].size
+
+
+@pytest.mark.parametrize("angles", [(9, 69, -36), (50, 27, -80), (-39, 18, 42), (54, 30, 32), (53, -16, 45)])
+def test_the_forecast_of_an_oblique_stack_knows_its_axes(
+    angles: tuple[int, int, int], tmp_path: Path, store: Store
+) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ np.diag([0.7, 0.5, 3.0])
+    path = tmp_path / "oblique.nii.gz"
+    values = np.random.default_rng(0).integers(-1000, 1000, (20, 12, 6)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    (series,) = series_of(path)
+    preprocess = PreprocessConfig(spacing=(2.0, 1.0, 0.25), slice_axis="axial")
     assert store.forecast([series], preprocess) == store.fill([series], preprocess)[0][series.uid].size
 
 

@@ -9,6 +9,7 @@ from sklearn import metrics as oracle
 
 from volrec.errors import ConfigError, LabelsError
 from volrec.evaluation import evaluate_scores, read_columns, score_columns
+from volrec.inference import score_columns as inference_columns
 
 
 def table(studies: int = 60, *, folds: int = 0, per_patient: int = 2, seed: int = 0) -> pd.DataFrame:
@@ -216,3 +217,9 @@ def test_score_columns_follow_the_outputs_of_the_network():
     assert score_columns("multiclass", classes=("a", "b", "c"), targets=("grade",)) == ["score_a", "score_b", "score_c"]
     assert score_columns("multilabel", classes=(), targets=("x", "y")) == ["score_x", "score_y"]
     assert score_columns("regression", classes=(), targets=("volume",)) == ["score_volume"]
+    assert score_columns is inference_columns  # what is written is what is read
+
+
+def test_an_unknown_task_is_named():
+    with pytest.raises(ConfigError, match="no task 'guess'"):
+        read_columns(pd.DataFrame(), task="guess", classes=("a",), targets=("x",))

@@ -34,10 +34,11 @@ from volrec.data.entries import (
 from volrec.errors import ConfigError, DataError, Problem, StoreError, VolrecError
 from volrec.files import readable_size
 from volrec.io import Series, Volume, read_series
+from volrec.io.geometry import canonical_shape
 from volrec.io.series import MissingSlices
 from volrec.parallel import available_cpus, map_processes
 
-__all__ = ["Entry", "Store", "StoredVolume", "preprocess_volume", "study_quantiles"]
+__all__ = ["Entry", "HasSeries", "Store", "StoredVolume", "preprocess_volume", "study_quantiles"]
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,6 @@ SMALL = 200_000_000
 NARROW = 256
 """Range of whole numbers below which rounding after interpolation would cost too much: float32 is kept instead."""
 UNCOMPRESSED = frozenset({"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
-AXES = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
-"""Patient axis (0 left, 1 back, 2 head) of T, H, W for each plane of the slices."""
 
 
 class HasSeries(Protocol):
@@ -345,27 +344,13 @@ def _bytes_of(series: Series, preprocess: PreprocessConfig) -> int:
     """Forecast the bytes of one entry from the headers."""
     from volrec.transforms.preprocess import preprocessed_shape
 
-    shape, spacing = _canonical(series, preprocess.slice_axis)
+    shape, spacing = canonical_shape(series, preprocess.slice_axis)
     grid = np.diag([*spacing, 1.0])
     try:
         t, h, w = preprocessed_shape(shape, grid, spacing=preprocess.spacing, canvas=preprocess.canvas)
     except DataError:  # no spacing: it will be quarantined when it is decoded
         t, h, w = shape
     return t * h * w * (2 if _fits_int16(series) else 4) + 128
-
-
-def _canonical(series: Series, slice_axis: str) -> tuple[list[int], list[float]]:
-    """Return shape and spacing in the order that the volume will have."""
-    plane = series.orientation if slice_axis == "acquired" else slice_axis
-    directions = np.abs(np.asarray(series.affine, dtype=np.float64)[:3, :3])
-    directions = directions / np.maximum(directions.max(axis=0), 1e-12)
-    source: dict[int, int] = {}
-    for _ in range(3):  # the clearest axis first, so that oblique stacks get one axis each
-        row, column = np.unravel_index(np.argmax(directions), (3, 3))
-        source[int(row)] = int(column)
-        directions[row, :] = directions[:, column] = -1
-    order = [source[axis] for axis in AXES.get(plane, AXES["axial"])]
-    return [int(series.shape[axis]) for axis in order], [float(series.spacing[axis]) for axis in order]
 
 
 def _fits_int16(series: Series) -> bool:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from volrec.errors import ConfigError, LabelsError
 from volrec.evaluation.metrics import all_metrics, complete_rows, metric_names
+from volrec.inference.tables import score_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,14 +24,6 @@ _LEVEL = 0.95
 _CHUNK = 4_000_000
 # Below this share of resamples in which a metric is defined, their percentiles say little.
 _LEAST_DEFINED = 0.5
-
-
-def score_columns(task: str, *, classes: Sequence[str], targets: Sequence[str]) -> list[str]:
-    """Return the names of the score columns, in the order of the network's outputs."""
-    metric_names(task)
-    if task == "binary":
-        return [f"score_{classes[-1]}"]
-    return [f"score_{name}" for name in (classes if task == "multiclass" else targets)]
 
 
 def evaluate_scores(
@@ -127,6 +120,7 @@ def read_columns(
     LabelsError
         For missing columns, or targets that are none of the classes (classes are compared as text; 1.0 equals "1").
     """
+    metric_names(task)  # an unknown task is named as such
     wanted = [*targets, *score_columns(task, classes=classes, targets=targets)]
     missing = [name for name in wanted if name not in table]
     if missing:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 
 from volrec.data.entries import StoredVolume
-from volrec.data.store import preprocess_volume
+from volrec.data.store import HasSeries, preprocess_volume
 from volrec.errors import DataError, Problem, RunError, VolrecError
 from volrec.inference.members import Contract, LoadedMember, load_members
 from volrec.inference.predictor import Ensemble, StudyScore
@@ -28,24 +28,12 @@ if TYPE_CHECKING:
     from volrec.data.index import StudyRecord
     from volrec.data.labels import Cohort
 
-__all__ = ["HasSeries", "predict_folder", "score_cohort", "score_studies"]
+__all__ = ["predict_folder", "score_cohort", "score_studies"]
 
 log = logging.getLogger(__name__)
 
 AHEAD = 2
 """Studies decoded while one is scored: what is held in memory does not grow with their number."""
-
-
-class HasSeries(Protocol):
-    """A study with its series: a `Case` or a `StudyRecord`."""
-
-    @property
-    def study(self) -> str:
-        """Name of the study."""
-
-    @property
-    def series(self) -> Series:
-        """The series to be read."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from volrec.errors import ConfigError, DataError
 from volrec.inference.consensus import inverse_link, link, pool
 from volrec.networks.base import SlicewiseNetwork
 from volrec.transforms.clips import protocol_clips
+from volrec.transforms.flips import AXES
 from volrec.transforms.intensity import BatchIntensity
 
 __all__ = ["Ensemble", "Predictor", "StudyScore", "best_device"]
@@ -26,7 +27,6 @@ BUDGET = 1 << 20
 """Input voxels (B·C·T'·H·W) of one pass through a network; 64 channels of that size are 270 MB in float32."""
 BUDGET_GPU = 1 << 23
 """The same on a GPU, which needs larger batches to be busy."""
-AXES = {"T": -3, "H": -2, "W": -1}
 
 Precision = Literal["auto", "32", "16", "bf16"]
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-
-from volrec.inference.predictor import StudyScore
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from volrec.data.labels import Case
+    from volrec.inference.predictor import StudyScore
 
 __all__ = ["score_columns", "score_table", "target_values"]
 
@@ -59,6 +59,8 @@ def score_table(
     DataFrame
         A row a study, in the order given.
     """
+    import pandas as pd
+
     names = score_columns(task, classes=classes, targets=targets)
     found = [
         {**facts, **dict(zip(names, map(float, score.scores), strict=True)), "clips": score.clips}
