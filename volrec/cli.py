@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
@@ -310,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (the console script)."""
     # Set before torch loads: threads that spin while they wait make a shared machine several times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", handlers=[_Terminal()])
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         result = app(tokens, exit_on_error=False, print_error=True, result_action="return_value")
@@ -332,6 +332,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {place}{error.strerror or error}\n")
         return FAILED
     return result if isinstance(result, int) else OK
+
+
+class _Terminal(logging.StreamHandler):
+    """Messages to standard error as it is at the moment: a progress bar replaces it to keep its line whole."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        """Standard error."""
+        return sys.stderr
 
 
 def _console() -> Console:
