@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -419,6 +420,199 @@ def test_colour_and_screen_captures_are_set_aside(tmp_path: Path) -> None:
     assert refused(tmp_path / "rgb").code == "colour"
     write_series(tmp_path / "sc", noise((3, 4, 4)), SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     assert refused(tmp_path / "sc").code == "secondary-capture"
+
+
+# -- whose fault it is -----------------------------------------------------------------------------------------------
+
+
+def two_phases(folder: Path, **options: Any) -> list[list[str]]:
+    return [
+        write_series(
+            folder / f"phase{phase}",
+            noise((8, 16, 16), seed=phase),
+            numbers=list(range(1 + 8 * (phase - 1), 1 + 8 * phase)),
+            TemporalPositionIdentifier=phase,
+            **options,
+        )
+        for phase in (1, 2)
+    ]
+
+
+def by_phase(folder: Path) -> dict[int, Series]:
+    found = series_of(folder)
+    assert len(found) == 2
+    return {series.split_by["temporal_position"]: series for series in found}
+
+
+def cut(path: str) -> None:
+    Path(path).write_bytes(Path(path).read_bytes()[:-100])
+
+
+def without(path: str, *tags: str) -> None:
+    data = pydicom.dcmread(path)
+    for tag in tags:
+        delattr(data, tag)
+    data.save_as(path)
+
+
+def test_a_cut_file_spoils_its_phase_alone(tmp_path: Path) -> None:
+    _, second = two_phases(tmp_path)
+    cut(second[4])
+    found = by_phase(tmp_path)
+    assert found[1].usable
+    assert codes(found[2], fatal=True) == {"truncated"}
+    (problem,) = [problem for problem in found[2].problems if problem.fatal]
+    assert (problem.where, "phase2/0004.dcm" in problem.reason) == ("phase2", True)
+    assert read_series(found[1]).shape == (1, 8, 16, 16)
+
+
+@pytest.mark.parametrize("index", [3, 7])
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "PixelSpacing"])
+def test_a_slice_without_a_place_spoils_its_phase_alone(tmp_path: Path, index: int, tag: str) -> None:
+    _, second = two_phases(tmp_path)
+    without(second[index], tag)
+    found = by_phase(tmp_path)
+    assert found[1].usable
+    assert not found[1].problems[0].fatal
+    assert "missing-geometry" in codes(found[2], fatal=True)
+
+
+def test_a_slice_with_invalid_spacing_spoils_its_phase_alone(tmp_path: Path) -> None:
+    _, second = two_phases(tmp_path)
+    data = pydicom.dcmread(second[7])
+    data.PixelSpacing = [0, 0.7]
+    data.save_as(second[7])
+    found = by_phase(tmp_path)
+    assert found[1].usable
+    assert codes(found[2], fatal=True) == {"spacing"}
+
+
+def test_a_phase_without_any_place_leaves_the_other_usable(tmp_path: Path) -> None:
+    _, second = two_phases(tmp_path)
+    for path in second:
+        without(path, "ImagePositionPatient")
+    good, bad = series_of(tmp_path)
+    assert good.usable
+    assert (len(good.files), len(bad.files)) == (8, 8)
+    assert codes(bad, fatal=True) == {"missing-geometry"}
+    assert good.uid != bad.uid
+
+
+def test_a_conflict_spoils_its_phase_alone(tmp_path: Path) -> None:
+    _, second = two_phases(tmp_path)
+    data = pydicom.dcmread(second[4])
+    data.PixelData = noise((16, 16), seed=9).tobytes()
+    (tmp_path / "more").mkdir()
+    data.save_as(tmp_path / "more" / "other.dcm")
+    found = by_phase(tmp_path)
+    assert found[1].usable
+    assert codes(found[2], fatal=True) == {"conflicting-copies"}
+    (reason,) = [problem.reason for problem in found[2].problems if problem.fatal]
+    assert "more/other.dcm" in reason
+    assert [problem.where for problem in assemble(scan(tmp_path), root=tmp_path)[1]] == ["phase2/0004.dcm"]
+    assert "phase2/0004.dcm" in reason
+
+
+def test_one_uid_for_images_of_two_phases_spoils_both(tmp_path: Path) -> None:
+    first, second = two_phases(tmp_path)
+    data = pydicom.dcmread(second[7])
+    data.SOPInstanceUID = pydicom.dcmread(first[7]).SOPInstanceUID
+    data.save_as(second[7])
+    found = by_phase(tmp_path)
+    assert [codes(found[phase], fatal=True) for phase in (1, 2)] == [{"conflicting-copies"}] * 2
+    assert [found[phase].shape[0] for phase in (1, 2)] == [8, 8]
+
+
+def test_a_zero_slope_spoils_its_phase_alone(tmp_path: Path) -> None:
+    _, second = two_phases(tmp_path)
+    data = pydicom.dcmread(second[2])
+    data.RescaleSlope = 0
+    data.save_as(second[2])
+    found = by_phase(tmp_path)
+    assert found[1].usable
+    assert codes(found[2], fatal=True) == {"zero-slope"}
+
+
+@pytest.mark.parametrize("folder", ["a", "z"])  # read before and after the sound file
+@pytest.mark.parametrize("harm", ["cut", "no pixels"])
+def test_an_incomplete_copy_of_a_sound_slice_is_dropped(tmp_path: Path, folder: str, harm: str) -> None:
+    stored = noise((6, 16, 16))
+    paths = write_series(tmp_path / "m", stored)
+    (tmp_path / folder).mkdir()
+    copy = str(tmp_path / folder / "copy.dcm")
+    shutil.copy(paths[2], copy)
+    if harm == "cut":
+        cut(copy)
+    else:
+        without(copy, "PixelData")
+    (series,), problems = assemble(scan(tmp_path), root=tmp_path)
+    assert series.usable
+    assert [(problem.code, problem.where, problem.fatal) for problem in problems] == [
+        ("incomplete-copy", f"{folder}/copy.dcm", False)
+    ]
+    assert "m/0002.dcm" in problems[0].reason
+    np.testing.assert_array_equal(read_volume(tmp_path).array[0], stored.astype(int) - 1024)
+
+
+def test_an_image_without_a_place_beside_a_complete_stack_is_set_aside(tmp_path: Path) -> None:
+    stored = noise((6, 4, 4))
+    write_series(tmp_path, stored)
+    for name, tags in {
+        "number taken": {"number": 1},
+        "number far": {"number": 99},
+        "scout": {"number": 7, "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+        "other plane": {"number": 7, "orientation": CORONAL},
+    }.items():
+        path = Path(save(slice_dataset(noise((4, 4), seed=3), position=None, **tags), tmp_path / "image.dcm"))
+        (series,) = series_of(tmp_path)
+        assert series.usable, name
+        assert codes(series) == {"unplaced-image"}, name
+        assert series.problems[0].where == "image.dcm"
+        np.testing.assert_array_equal(read_volume(tmp_path).array[0], stored.astype(int) - 1024)
+        path.unlink()
+    save(slice_dataset(noise((9, 9)), position=None), tmp_path / "larger.dcm")
+    assert series_of(tmp_path)[0].usable
+
+
+@pytest.mark.parametrize("lost", [0, 3, 5])
+def test_an_image_without_a_place_that_may_be_a_lost_slice_is_fatal(tmp_path: Path, lost: int) -> None:
+    paths = write_series(tmp_path, noise((6, 4, 4)))
+    without(paths[lost], "ImagePositionPatient")
+    (series,) = series_of(tmp_path)
+    assert "missing-geometry" in codes(series, fatal=True)
+    without(paths[lost], "InstanceNumber")
+    assert "missing-geometry" in codes(series_of(tmp_path)[0], fatal=True)
+
+
+# -- no pixels -------------------------------------------------------------------------------------------------------
+
+
+def test_a_series_of_headers_alone_says_so_once(tmp_path: Path) -> None:
+    for path in write_series(tmp_path / "all", noise((41, 4, 4))):
+        without(path, "PixelData")
+    (series,), problems = assemble(scan(tmp_path / "all"), root=tmp_path)
+    assert not problems
+    (fault,) = [problem for problem in series.problems if problem.fatal]
+    assert fault.code == "no-pixels"
+    assert fault.reason == "41 of 41 files hold no pixel data."
+    assert "Copy" not in fault.remedy
+    assert refused(tmp_path / "all").code == "no-pixels"
+    paths = write_series(tmp_path / "one", noise((6, 4, 4)))
+    without(paths[5], "PixelData")
+    error = refused(tmp_path / "one")
+    assert error.code == "no-pixels"
+    assert "1 of 6 files" in error.problem
+    assert "0005.dcm" in error.problem
+
+
+def test_slices_at_one_place_in_two_folders_are_named(tmp_path: Path) -> None:
+    write_series(tmp_path / "left", noise((6, 4, 4)))
+    write_series(tmp_path / "right", noise((2, 4, 4), seed=5), positions=positions_of(6)[2:4])
+    (series,) = series_of(tmp_path)
+    (reason,) = [problem.reason for problem in series.problems if problem.fatal]
+    assert "2 of 8" in reason
+    assert "left/0002.dcm and right/0000.dcm" in reason
+    assert "left, right" in reason
 
 
 def test_in_plane_jumps_are_refused(tmp_path: Path) -> None:

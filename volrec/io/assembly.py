@@ -5,13 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from volrec.errors import Problem
+from volrec.io.faults import (
+    Copies,
+    conflicting_copies,
+    incomplete_files,
+    lost_slices,
+    repeated_places,
+    set_aside,
+    sort_copies,
+    unplaced_images,
+    without_geometry,
+)
 from volrec.io.geometry import flip_lps_ras, largest_spacing_plane, spacing_of, stacking_plane
 from volrec.io.grouping import Group, group_frames
 from volrec.io.headers import Header
@@ -21,6 +32,8 @@ from volrec.io.stacking import Stack, stack_frames
 __all__ = ["assemble"]
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_VOLUME = 5
+"""So many images without a place are more than a scout: a volume that cannot be used."""
 _NOT_A_SCAN = {
     "RTDOSE": "a radiotherapy dose",
     "SEG": "a segmentation",
@@ -107,6 +120,10 @@ def _nifti_series(header: Header, base: str | None) -> Series:
 
 def _dicom_series(uid: str, frames: list[Header], base: str | None, problems: list[Problem]) -> list[Series]:
     folder = _relative(_common_folder(frames), base)
+
+    def name(path: str) -> str:
+        return _relative(path, base)
+
     no_uid = uid.startswith("?")
     if no_uid:
         uid = f"{folder or '.'}#no-uid"
@@ -120,8 +137,9 @@ def _dicom_series(uid: str, frames: list[Header], base: str | None, problems: li
                 fatal=False,
             )
         )
-    kept, conflicts = _without_copies(frames, base, problems)
-    extra += conflicts
+    copies = sort_copies(frames, name)
+    problems += copies.dropped
+    kept = copies.kept
     patients = sorted({frame.patient_id for frame in kept} - {""})
     if len(patients) > 1:
         extra.append(
@@ -132,39 +150,14 @@ def _dicom_series(uid: str, frames: list[Header], base: str | None, problems: li
                 "Separate the patients, and give each a series UID of its own.",
             )
         )
-    cut = [frame for frame in kept if any(code == "truncated" for code, _ in frame.notes)]
-    if cut:
-        names = ", ".join(sorted({_relative(frame.path, base) for frame in cut})[:4])
-        reason = next(text for code, text in cut[0].notes if code == "truncated")
-        extra.append(
-            Problem(
-                folder,
-                "truncated",
-                f"{len(cut)} of its images are cut short ({names}): {reason}.",
-                "Copy them again from their source.",
-            )
-        )
     aside = _not_a_volume(kept, folder)
     if aside is not None:
         return [_unusable(uid, kept, base, [aside, *extra])]
-    placed = [frame for frame in kept if frame.position and frame.orientation and frame.pixel_spacing]
-    unplaced = [frame for frame in kept if not (frame.position and frame.orientation and frame.pixel_spacing)]
-    bad_spacing = [frame for frame in placed if min(frame.pixel_spacing or (0.0,)) <= 0 or not _unit_axes(frame)]
-    if bad_spacing:
-        seen = bad_spacing[0].pixel_spacing
-        extra.append(
-            Problem(
-                folder,
-                "spacing",
-                f"{len(bad_spacing)} of its images have no valid geometry (pixel spacing {seen}).",
-                "Export the series again with its geometry.",
-            )
-        )
-        return [_unusable(uid, kept, base, extra)]
-    if unplaced:
-        extra.append(_missing_geometry(unplaced, len(kept), folder))
+    placed = [frame for frame in kept if not without_geometry(frame)]
+    unplaced = [frame for frame in kept if without_geometry(frame)]
     if not placed:
-        return [_unusable(uid, kept, base, extra)]
+        faults = _faults_of(kept, folder, copies, name)
+        return [_unusable(uid, kept, base, [*faults, *unplaced_images(unplaced, len(kept), folder), *extra])]
     groups = group_frames(placed)
     if len(groups) > 1:
         sizes = Counter((frame.rows, frame.columns) for frame in placed)
@@ -178,54 +171,44 @@ def _dicom_series(uid: str, frames: list[Header], base: str | None, problems: li
                     fatal=False,
                 )
             )
-    return [
-        _stacked(uid if number == 0 else f"{uid}#{number + 1}", group, base, extra, len(groups))
-        for number, group in enumerate(groups)
+    stacks = [stack_frames(group.frames) for group in groups]
+    # What is wrong with one image is a fault of the volume that it belongs to, and of no other.
+    lost = [lost_slices(unplaced, group, stack, placed) for group, stack in zip(groups, stacks, strict=True)]
+    claimed = {id(frame) for frames in lost for frame in frames}
+    rest = [frame for frame in unplaced if id(frame) not in claimed]
+    volume = len(rest) >= _VOLUME or all(group.localizer for group in groups)
+    series = []
+    for number, (group, stack) in enumerate(zip(groups, stacks, strict=True)):
+        place = _relative(_common_folder(stack.frames), base)
+        own = [replace(problem, where=place) for problem in extra]
+        if not group.localizer:
+            own += _faults_of(stack.frames, place, copies, name)
+            own += unplaced_images(lost[number], len(stack.frames) + len(lost[number]), place)
+            if rest and not volume:
+                own += [set_aside(frame, name) for frame in rest]
+        series.append(_stacked(_numbered(uid, number), group, stack, base, own, len(groups)))
+    if rest and volume:
+        place = _relative(_common_folder(rest), base)
+        own = [*_faults_of(rest, place, copies, name), *unplaced_images(rest, len(rest), place), *extra]
+        series.append(_unusable(_numbered(uid, len(groups)), rest, base, own))
+    return series
+
+
+def _numbered(uid: str, number: int) -> str:
+    return uid if number == 0 else f"{uid}#{number + 1}"
+
+
+def _faults_of(frames: Sequence[Header], folder: str, copies: Copies, name: Callable[[str], str]) -> list[Problem]:
+    """Return what single images do to the volume that they make."""
+    faults = [
+        *conflicting_copies(copies.conflicts, frames, folder, name),
+        *incomplete_files(frames, folder, name),
     ]
-
-
-def _without_copies(
-    frames: list[Header], base: str | None, problems: list[Problem]
-) -> tuple[list[Header], list[Problem]]:
-    """Drop identical copies of an image; two different ones under one UID are a conflict."""
-    by_image: dict[tuple[str, int], list[Header]] = defaultdict(list)
-    for frame in frames:
-        by_image[frame.sop_uid or frame.path, frame.frame].append(frame)
-    if len(by_image) == len(frames):
-        return frames, []
-    kept: list[Header] = []
-    copies: dict[str, str] = {}
-    conflicts: list[Problem] = []
-    for members in by_image.values():
-        members = sorted(members, key=lambda frame: frame.path)
-        kept.append(members[0])
-        for other in members[1:]:
-            # Which of several identical files is used does not matter; that it is the same one each time does.
-            if replace(other, path="", mtime_ns=0, pixel_offset=0, size=0) == replace(
-                members[0], path="", mtime_ns=0, pixel_offset=0, size=0
-            ):
-                copies[other.path] = members[0].path
-                continue
-            kept.append(other)  # for the record: the series cannot be used
-            if not conflicts:
-                conflicts.append(
-                    Problem(
-                        _relative(other.path, base),
-                        "conflicting-copies",
-                        f"it has the SOPInstanceUID of {_relative(members[0].path, base)} but other content.",
-                        "Keep the right one of the two.",
-                    )
-                )
-    for path, original in sorted(copies.items()):
-        problems.append(
-            Problem(
-                _relative(path, base),
-                "copy",
-                f"it is a copy of {_relative(original, base)} and was left out.",
-                fatal=False,
-            )
+    if any(code == "zero-slope" for frame in frames for code, _ in frame.notes):
+        faults.append(
+            Problem(folder, "zero-slope", "RescaleSlope is 0: its values are lost.", "Export the series again.")
         )
-    return kept, conflicts
+    return faults
 
 
 def _not_a_volume(frames: Sequence[Header], folder: str) -> Problem | None:
@@ -237,48 +220,21 @@ def _not_a_volume(frames: Sequence[Header], folder: str) -> Problem | None:
         return Problem(folder, "secondary-capture", "its images are screen captures (Secondary Capture).", nothing)
     if first.modality in _NOT_A_SCAN and len({frame.modality for frame in frames}) == 1:
         return Problem(folder, "not-a-scan", f"it is {_NOT_A_SCAN[first.modality]} ({first.modality}).", nothing)
-    if any(code == "zero-slope" for frame in frames for code, _ in frame.notes):
-        return Problem(folder, "zero-slope", "RescaleSlope is 0: its values are lost.", "Export the series again.")
     return None
 
 
-def _missing_geometry(unplaced: Sequence[Header], total: int, folder: str) -> Problem:
-    first = unplaced[0]
-    tags = [
-        tag
-        for tag, value in (
-            ("ImagePositionPatient", first.position),
-            ("ImageOrientationPatient", first.orientation),
-            ("PixelSpacing", first.pixel_spacing),
-        )
-        if value is None
-    ]
-    frames = f" of {first.frames} frames each" if first.frames > 1 else ""
-    return Problem(
-        folder,
-        "missing-geometry",
-        f"{len(unplaced)} of its {total} images{frames} lack {', '.join(tags)}.",
-        "Export the series again with its geometry.",
-    )
-
-
-def _unit_axes(frame: Header) -> bool:
-    axes = np.asarray(frame.orientation, dtype=np.float64).reshape(2, 3)
-    return bool((np.abs(np.linalg.norm(axes, axis=1) - 1) < 0.01).all())
-
-
-def _stacked(uid: str, group: Group, base: str | None, extra: Sequence[Problem], count: int) -> Series:
-    stack = stack_frames(group.frames)
+def _stacked(uid: str, group: Group, stack: Stack, base: str | None, extra: Sequence[Problem], count: int) -> Series:
     folder = _relative(_common_folder(stack.frames), base)
-    problems = [replace(problem, where=folder) for problem in extra]
+    problems = list(extra)
     if group.localizer:
         problems.append(
             Problem(folder, "localizer", f"it is a scout: {group.localizer}.", "Nothing: scouts are set aside.")
         )
     else:
-        problems += [
-            Problem(folder, code, reason, remedy, fatal=fatal) for code, reason, remedy, fatal in stack.problems
-        ]
+        for code, reason, remedy, fatal in stack.problems:
+            if code == "duplicate-positions":
+                reason += f" For example {repeated_places(stack.frames, lambda path: _relative(path, base))}."
+            problems.append(Problem(folder, code, reason, remedy, fatal=fatal))
     if count > 1 and not group.localizer:
         told = ", ".join(f"{name} {value}" for name, value in group.split_by.items())
         problems.append(

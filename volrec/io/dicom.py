@@ -54,16 +54,18 @@ def headers_of(
     if found.truncated:
         return (), truncated(path, f"it ends after {size} bytes, inside its header.")
     rows, columns = _whole(found, "rows"), _whole(found, "columns")
-    if not found.pixel_kind or not rows or not columns:
+    if not rows or not columns or (not found.pixel_kind and modality in _NO_PIXELS):
         if found.pixel_kind:
             return (), Problem(
                 path, "no-size", f"it has pixels, but {rows} rows and {columns} columns.", "Export the image again."
             )
-        if rows and columns:
-            return (), truncated(path, f"it describes an image of {rows} x {columns} pixels but holds none.")
         what = _NO_PIXELS.get(modality, f"of modality {modality or 'unknown'}")
-        return (), Problem(path, "no-pixels", f"it holds no image ({what}).", "Nothing: such files are set aside.")
+        return (), Problem(path, "no-image", f"it holds no image ({what}).", "Nothing: such files are set aside.")
     header = _first_header(path, size, mtime_ns, modality, found)
+    if not found.pixel_kind:
+        # The file ends where an element does: nothing says that it was cut. Its series has to know of it.
+        note = ("no-pixels", f"it describes an image of {rows} x {columns} pixels but holds none")
+        return (replace(header, pixel_kind="int", notes=(*header.notes, note)),), None
     frames = _whole(found, "frames") or 1
     missing = _truncation(handle, header, found, frames, size)
     if missing:

@@ -18,7 +18,7 @@ import numpy as np
 from volrec.io.geometry import plane_of
 from volrec.io.headers import Header
 
-__all__ = ["Group", "group_frames", "normal_of", "projections"]
+__all__ = ["Group", "could_belong", "group_frames", "normal_of", "projections"]
 
 SAME_PLACE_MM = 1e-2
 """Frames nearer than this along the normal lie at one position."""
@@ -216,6 +216,24 @@ def _split_by_tags(group: Group) -> list[Group]:
         for always, name, key in _TAGS:
             groups = [part for item in groups for part in _try_tag(item, always, name, key, flawless)]
     return [part for item in groups for part in _split_by_rank(item)]
+
+
+def could_belong(frame: Header, group: Group) -> bool:
+    """Say whether a frame without a place is of the kind of a group: no fact that all of its frames share differs."""
+    if any(key(frame) != key(group.frames[0]) for _, key in _HARD):
+        return False
+    first = group.frames[0]
+    if frame.orientation and any(frame.orientation) and not _agree(frame.orientation, first.orientation, "orientation"):
+        return False
+    known = frame.pixel_spacing is not None and min(frame.pixel_spacing) > 0
+    if known and not _agree(frame.pixel_spacing, first.pixel_spacing, "pixel_spacing"):
+        return False
+    for _, _, key in _TAGS:
+        values = {key(other) for other in group.frames}
+        own = key(frame)
+        if len(values) == 1 and own not in values and own not in (None, "", ()):
+            return False
+    return True
 
 
 def _try_tag(group: Group, always: bool, name: str, key: Callable[[Header], Hashable], flawless: bool) -> list[Group]:

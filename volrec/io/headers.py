@@ -9,7 +9,7 @@ from volrec.errors import Problem
 
 __all__ = ["HEADER_SCHEMA", "FileScan", "Header"]
 
-HEADER_SCHEMA = 1
+HEADER_SCHEMA = 2
 """Version of the fields below: a cache of headers written under another number is stale."""
 
 Kind = Literal["dicom", "nifti", "dicomdir", "other"]

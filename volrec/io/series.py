@@ -17,7 +17,7 @@ __all__ = ["SET_ASIDE", "MissingSlices", "Series", "SliceAxis", "read_series"]
 SliceAxis = Literal["acquired", "axial", "coronal", "sagittal"]
 MissingSlices = Literal["quarantine", "interpolate"]
 
-SET_ASIDE = frozenset({"localizer", "no-pixels", "secondary-capture", "colour", "not-a-scan", "single-slice"})
+SET_ASIDE = frozenset({"localizer", "no-image", "secondary-capture", "colour", "not-a-scan", "single-slice"})
 """Codes of fatal problems that are no fault of the data: what is no volume is set aside, not quarantined."""
 
 
