@@ -330,6 +330,20 @@ def test_folders_without_images_say_what_was_seen(tmp_path: Path) -> None:
         index(tmp_path / "missing")
 
 
+def test_a_file_that_is_no_image_is_named_for_what_it_is(tmp_path: Path) -> None:
+    for name in ("labels.csv", "notes.txt"):
+        (tmp_path / name).write_text("study,label\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"it is a table \(\.csv\), no DICOM or NIfTI image") as caught:
+        index(tmp_path / "labels.csv")
+    assert "--labels" in caught.value.remedy
+    with pytest.raises(DataError, match=r"it is a file \(\.txt\), no DICOM or NIfTI image") as caught:
+        index(tmp_path / "notes.txt")
+    assert "--labels" not in caught.value.remedy
+    assert "folder that holds your studies" in caught.value.remedy
+    with pytest.raises(DataError, match="no such folder or file"):
+        index(tmp_path / "absent.csv")
+
+
 def test_a_folder_of_broken_files_is_an_index_of_problems(tmp_path: Path) -> None:
     (path, *_) = write_series(tmp_path, study="1", slices=1)
     path.write_bytes(path.read_bytes()[:-10])

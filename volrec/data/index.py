@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StudyIndex", "StudyRecord", "index"]
 
+TABLES = frozenset({".csv", ".tsv"})
+"""Suffixes of what is more likely a table of labels than an image."""
 COLUMNS = (
     "study",
     "patient",
@@ -311,6 +313,15 @@ def _check_images(scan: Scan, folder: Path) -> None:
             remedy="Give the folder that holds your studies.",
             where=folder,
             code="empty-folder",
+        )
+    if folder.expanduser().is_file():
+        is_table = folder.suffix.lower() in TABLES
+        raise DataError(
+            f"it is a {'table' if is_table else 'file'} ({folder.suffix or 'no suffix'}), no DICOM or NIfTI image.",
+            remedy="Give the folder that holds your studies"
+            + (f", and the table of labels beside it: FOLDER --labels {folder}." if is_table else ", or an image."),
+            where=folder,
+            code="no-images",
         )
     suffixes = Counter("".join(Path(name_of(path)).suffixes[-2:]).lower() or "no suffix" for path in files)
     seen = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(6)) + (

@@ -54,7 +54,7 @@ def walk(folder: Path | str, *, skip: Path | None = None) -> Tree:
     Raises
     ------
     DataError
-        There is no such folder, or it cannot be listed.
+        There is no such folder or file, or it cannot be listed.
     """
     given = Path(folder).expanduser()
     try:
@@ -219,4 +219,6 @@ def _why(error: BaseException) -> str:
 def _missing(folder: Path) -> DataError:
     parent = next((parent for parent in folder.absolute().parents if parent.is_dir()), None)
     seen = "" if parent is None else f" (the last folder on its way that exists is {parent})"
-    return DataError(f"there is no such folder{seen}.", remedy="Check the path.", where=folder, code="missing-folder")
+    return DataError(
+        f"there is no such folder or file{seen}.", remedy="Check the path.", where=folder, code="missing-folder"
+    )
