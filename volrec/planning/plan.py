@@ -233,7 +233,8 @@ def _optim(
     if _organ_crop(facts) and network.get("options", {}).get("stages") == 1:
         reasons["optim.optimizer"] = "SGD leads to a smoother head than AdamW (measured on the hippocampus crops)"
         batch = max(2, min(16, facts.studies // 8))
-        return {"optimizer": "sgd", "lr": 0.01, "weight_decay": 0.1, "warmup_epochs": 3, "batch_size": batch}
+        lr = 0.004 if facts.task == "regression" else 0.01
+        return {"optimizer": "sgd", "lr": lr, "weight_decay": 0.1, "warmup_epochs": 3, "batch_size": batch}
     batch = max(2, min(batch, facts.studies // 8))
     reasons["optim.batch_size"] = f"{facts.studies} studies: enough steps an epoch, enough studies a step"
     sizes = [size or spread.median for size, spread in zip(canvas, facts.size, strict=True)]
