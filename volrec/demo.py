@@ -26,7 +26,7 @@ TASKS: dict[Literal["nodule", "bleed"], str] = {
     "bleed": "a bright blob that a single slice shows",
 }
 NETWORKS = {"slice-mean": "one slice at a time", "c3d": "C3D, slices as time"}
-STUDIES = {"nodule": 200, "bleed": 140}
+STUDIES = {"nodule": 240, "bleed": 140}
 SIZE, SLICES = 48, 24
 
 
@@ -47,7 +47,7 @@ def demo_config(folder: Path, network: str, *, store: Path, seed: int = 0) -> Tr
     return parse_config(
         {
             "data": {"folder": str(folder), "labels": str(folder / "labels.csv"), "target": ["label"]},
-            "split": {"validation": 0.15, "test": 0.4, "seed": seed},
+            "split": {"validation": 0.15, "test": 0.5, "seed": seed},
             "preprocess": {"canvas": [SLICES, SIZE, SIZE]},
             "intensity": {"kind": "window", "windows": [{"level": 40, "width": 400}]},
             "sampling": {"clip_length": SLICES, "train": "center"},

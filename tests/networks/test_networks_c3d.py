@@ -42,8 +42,7 @@ def caffe_pool(x: torch.Tensor, kernel: tuple[int, int, int], shift: int) -> tor
     x = x.double()
     channels, *size = x.shape
     starts = [
-        list(range(-offset, extent, step))
-        for extent, step, offset in zip(size, kernel, (0, shift, shift), strict=True)
+        list(range(-offset, extent, step)) for extent, step, offset in zip(size, kernel, (0, shift, shift), strict=True)
     ]
     out = torch.empty(channels, *(len(s) for s in starts), dtype=torch.float64)
     for a, t in enumerate(starts[0]):
