@@ -186,20 +186,21 @@ def models(name: str | None, console: Console) -> None:
             rows.append(
                 (
                     each,
-                    f"{facts['paper']}",
-                    f"{facts['parameters'] / 1e6:.1f} M",
+                    _short(facts["paper"], facts["year"]),
+                    f"{facts['parameters'] / 1e6:.1f}",
                     f"{facts['gmacs']:.1f}",
-                    " x ".join(map(str, facts["clip"])),
-                    " x ".join(map(str, facts["smallest"])),
+                    "x".join(map(str, facts["clip"])),
+                    "x".join(map(str, facts["smallest"])),
                     "yes" if facts["slicewise"] else "no",
-                    ", ".join(facts["options"]),
+                    len(facts["options"]),
                 )
             )
-        headings = ("name", "paper", "parameters", "GMAC", "clip C x T x H x W", "smallest", "slicewise", "options")
+        headings = ("name", "paper", "M par.", "GMAC", "clip CxTxHxW", "least TxHxW", "by slice", "options")
         terminal.print_rows(headings, rows, console)
         _say(
             console,
-            "One in full: volrec models NAME. Parameters and cost are those of the paper's network at its own clip.",
+            "One in full, with its options: volrec models NAME. "
+            "Parameters (millions) and cost: the paper's network at its own clip.",
         )
         return
     facts = networks.describe(name)
@@ -224,6 +225,14 @@ def models(name: str | None, console: Console) -> None:
     terminal.print_rows(("option", "default", "paper", "values", "meaning"), options, console, title="Options")
     for ambiguity in facts["ambiguities"]:
         _say(console, f"* {ambiguity}")
+
+
+def _short(paper: str, year: int | None) -> str:
+    """Return ``Tran et al. 2015`` for the list of authors; ``baseline`` for a network of no paper."""
+    if paper == "-":
+        return "baseline"
+    first, *others = paper.split(",")
+    return f"{first}{' et al.' if others else ''}{f' {year}' if year else ''}"
 
 
 def schema(console: Console, *, as_json: bool) -> None:

@@ -99,8 +99,8 @@ def print_rows(headings: Sequence[str], rows: Sequence[Sequence[object]], consol
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left", show_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", no_wrap=number == 0)  # names stay whole: they are typed again
     for row in rows:
         table.add_row(*(_escape(str(cell)) for cell in row))
     console.print(table)
