@@ -16,7 +16,7 @@ from volrec.data.studies import Group, group_studies
 from volrec.errors import Problem
 from volrec.io import Series
 
-ROOT = Path("/root")
+ROOT = Path("/tree")
 
 
 def _nifti(*paths: str) -> list[Series]:
@@ -194,8 +194,8 @@ def test_masks_are_known_by_whole_words(path: str, expected: bool) -> None:
 
 def test_aliases_cover_what_a_table_may_say() -> None:
     groups = _groups([*_nifti("images/a.nii.gz", "images/b.nii.gz"), make_series("ct/P1/s", study="1.2", patient="x")])
-    assert {"a", "a.nii.gz", "images/a.nii.gz", "images/a", "/root/images/a.nii.gz"} <= groups["a"].aliases
-    assert {"s", "P1", "ct/P1/s", "ct/P1", "ct", "1.2", "/root/ct/P1"} <= groups["s"].aliases
+    assert {"a", "a.nii.gz", "images/a.nii.gz", "images/a", "/tree/images/a.nii.gz"} <= groups["a"].aliases
+    assert {"s", "P1", "ct/P1/s", "ct/P1", "ct", "1.2", "/tree/ct/P1"} <= groups["s"].aliases
     assert "images" not in groups["a"].aliases | groups["b"].aliases
 
 
