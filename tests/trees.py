@@ -98,7 +98,7 @@ def write_nifti(path: Path, *, shape: tuple[int, ...] = (8, 6, 5), spacing: tupl
 def make_series(
     path: str,
     *,
-    root: Path = Path("/root"),
+    root: Path = Path("/tree"),
     uid: str = "",
     kind: str = "dicom",
     study: str = "",
