@@ -25,8 +25,9 @@ class SequenceNetwork(nn.Module):
         Outputs and input channels.
     smallest : tuple of int
         Smallest (T, H, W) that can be read.
-    exact : tuple of int, optional
-        The only (T, H, W) that can be read, for a paper's network with fixed fully connected layers.
+    exact : tuple, optional
+        The only (T, H, W) that can be read, for a paper's network with fixed fully connected layers; None leaves an
+        axis free.
 
     Attributes
     ----------
@@ -36,9 +37,12 @@ class SequenceNetwork(nn.Module):
         The arguments that rebuild it: name, num_classes, in_channels, faithful, width, options (plain JSON types).
     num_features : int
         Features that enter the last layer.
+    cam_layer : str
+        Name of the layer whose output (B, F, T', h, w) says where evidence lies: the target of Grad-CAM.
     """
 
     classifier_name = "classifier"
+    cam_layer: str
     spec: NetworkSpec
     architecture: dict[str, Any]
     num_features: int
@@ -49,7 +53,7 @@ class SequenceNetwork(nn.Module):
         num_classes: int,
         in_channels: int,
         smallest: tuple[int, int, int],
-        exact: tuple[int, int, int] | None = None,
+        exact: tuple[int | None, int | None, int | None] | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -106,7 +110,9 @@ class SequenceNetwork(nn.Module):
                 code="input-channels",
             )
         size = tuple(x.shape[2:])
-        if self.exact is not None and size != self.exact:
+        if self.exact is not None and any(
+            need not in (None, have) for have, need in zip(size, self.exact, strict=True)
+        ):
             raise ConfigError(
                 f"the paper's {name} reads clips of exactly {_triple(self.exact)}, got {_triple(size)}.",
                 remedy="Resize the clips, or build it with faithful=False for any size.",
@@ -124,12 +130,34 @@ class SlicewiseNetwork(SequenceNetwork):
     """A network that encodes slices one by one, then puts them together.
 
     ``forward`` equals ``aggregate`` after ``encode_slices`` of every slice, so overlapping clips cost one encoding a
-    slice.
+    slice. A subclass writes `encode_maps`, `embed_maps` and `aggregate`.
     """
+
+    cam_layer = "slice_maps"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        smallest: tuple[int, int, int],
+        exact: tuple[int | None, int | None, int | None] | None = None,
+    ) -> None:
+        super().__init__(num_classes=num_classes, in_channels=in_channels, smallest=smallest, exact=exact)
+        # Does nothing: the maps of all slices pass through it as one block, where hooks (Grad-CAM) find them.
+        self.slice_maps = nn.Identity()
+
+    def encode_maps(self, x: Tensor) -> Tensor:
+        """Return maps (N, F, h, w) of slices (N, C, H, W)."""
+        raise NotImplementedError
+
+    def embed_maps(self, maps: Tensor) -> Tensor:
+        """Return features (N, ...) of maps (N, F, h, w); the maps themselves where a network says nothing else."""
+        return maps
 
     def encode_slices(self, x: Tensor) -> Tensor:
         """Return features (N, ...) of slices (N, C, H, W)."""
-        raise NotImplementedError
+        return self.embed_maps(self.encode_maps(x))
 
     def aggregate(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return logits (B, num_classes) of slice features (B, T, ...)."""
@@ -144,13 +172,15 @@ class SlicewiseNetwork(SequenceNetwork):
         """Return slice features (B, T, ...) of clips (B, C, T, H, W)."""
         batch, channels, slices, height, width = x.shape
         flat = x.transpose(1, 2).reshape(batch * slices, channels, height, width)
-        features = self.encode_slices(flat)
-        return features.reshape(batch, slices, *features.shape[1:])
+        maps = self.encode_maps(flat).unflatten(0, (batch, slices)).transpose(1, 2)
+        maps = self.slice_maps(maps)
+        features = self.embed_maps(maps.transpose(1, 2).flatten(0, 1))
+        return features.unflatten(0, (batch, slices))
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return `aggregate` of the features."""
         return self.aggregate(features, pre_logits=pre_logits)
 
 
-def _triple(size: tuple[int, ...] | torch.Size) -> str:
-    return "T x H x W = " + " x ".join(str(int(n)) for n in size)
+def _triple(size: tuple[int | None, ...] | torch.Size) -> str:
+    return "T x H x W = " + " x ".join("any" if n is None else str(int(n)) for n in size)

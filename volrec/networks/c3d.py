@@ -69,7 +69,7 @@ from volrec.networks.layers import (
 )
 from volrec.networks.registry import register
 
-__all__ = ["C3D", "c3d"]
+__all__ = ["C3D"]
 
 
 class _Plan(NamedTuple):
@@ -106,6 +106,7 @@ SPEC = NetworkSpec(
     default_clip=(3, 16, 112, 112),
     smallest=(1, 16, 16),
     num_classes=487,
+    strides=((1, 2), (2, 2), (2, 2), (2, 2), (2, 2)),
     summary="Plain 3D convolutions of 3x3x3 and max pools.",
     options={
         "variant": Option(
@@ -171,6 +172,7 @@ SPEC = NetworkSpec(
 )
 
 
+@register(SPEC)
 class C3D(SequenceNetwork):
     """C3D and its variants; see the head of this file. Layers keep the original names (conv1a … fc8).
 
@@ -232,6 +234,7 @@ class C3D(SequenceNetwork):
                 channels = self._add_conv(
                     name, channels, scale_channels(out, width), depth, norm, f"pool{number}" if last else ""
                 )
+            self.cam_layer = f"conv{stage[-1][0]}"
             if number < len(kept) or pool5 != "none":
                 pool = CaffeMaxPool3d((stride, 2, 2), symmetric=number == len(kept) and pool5 == "symmetric")
                 self.add_module(f"pool{number}", pool)
@@ -329,42 +332,3 @@ class C3D(SequenceNetwork):
                 nn.init.normal_(layer.weight, std=0.005 if name in {"fc6", "fc7"} else 0.01)
                 if layer.bias is not None:
                     nn.init.constant_(layer.bias, 0.0 if name in {"conv1a", "fc8"} else 1.0)
-
-
-@register(SPEC)
-def c3d(
-    *,
-    num_classes: int,
-    in_channels: int,
-    faithful: bool,
-    width: float,
-    variant: str,
-    pool5: str,
-    norm: str,
-    temporal_strides: tuple[int, ...] | None,
-    head: str,
-    pooling: str,
-    stages: int,
-    shrink: int,
-    grid: tuple[int, ...] | None,
-    hidden: int,
-    dropout: float,
-) -> C3D:
-    """Build C3D; `registry.create` has checked every argument."""
-    return C3D(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        faithful=faithful,
-        width=width,
-        variant=variant,
-        pool5=pool5,
-        norm=norm,
-        temporal_strides=temporal_strides,
-        head=head,
-        pooling=pooling,
-        stages=stages,
-        shrink=shrink,
-        grid=grid,
-        hidden=hidden,
-        dropout=dropout,
-    )

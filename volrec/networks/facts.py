@@ -30,6 +30,8 @@ class Option:
         One line for ``volrec models NAME``.
     choices : tuple of str
         Allowed values of a ``str``; empty allows any.
+    prefixes : tuple of str
+        Beginnings of further allowed values of a ``str`` with choices (``"monai:"`` for the networks of a library).
     low, high : float
         Closed range of a number, or of every entry of a tuple.
     length : int, optional
@@ -45,6 +47,7 @@ class Option:
     default: Any
     meaning: str
     choices: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
     low: float = -math.inf
     high: float = math.inf
     length: int | None = None
@@ -61,7 +64,8 @@ class Option:
         if self.kind is bool:
             phrase = "a bool"
         elif self.choices:
-            phrase = "one of " + ", ".join(repr(choice) for choice in self.choices)
+            known = [*self.choices, *(f"{prefix}NAME" for prefix in self.prefixes)]
+            phrase = "one of " + ", ".join(repr(choice) for choice in known)
         elif self.kind is tuple:
             phrase = f"a list of {self.length or 'any number of'} ints in {_interval(self.low, self.high)}"
         elif self.kind is str:
@@ -78,7 +82,7 @@ class Option:
             return "none"
         if self.kind is bool and isinstance(value, bool):
             return value
-        if self.kind is str and isinstance(value, str) and (not self.choices or value in self.choices):
+        if self.kind is str and isinstance(value, str) and self._is_choice(value):
             return value
         if self.kind is int and _is_int(value) and self.low <= value <= self.high:
             return int(value)
@@ -93,6 +97,11 @@ class Option:
             return tuple(int(entry) for entry in value)
         near = suggest(value, self.choices) if isinstance(value, str) else ""
         raise parameter_error(name, owner, self.allowed, value, remedy=near)
+
+    def _is_choice(self, value: str) -> bool:
+        if not self.choices or value in self.choices:
+            return True
+        return any(value.startswith(prefix) and value != prefix for prefix in self.prefixes)
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,8 @@ class NetworkSpec:
         Classes of the paper's last layer.
     slicewise : bool
         True: slices are encoded one by one (`SlicewiseNetwork`).
+    strides : tuple of (int, int)
+        Stride along T and in the plane of each step that the option ``temporal_strides`` sets, as in the paper.
     options : mapping
         From option name to `Option`.
     ambiguities : tuple of str
@@ -131,6 +142,7 @@ class NetworkSpec:
     smallest: tuple[int, int, int]
     num_classes: int
     slicewise: bool = False
+    strides: tuple[tuple[int, int], ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
     ambiguities: tuple[str, ...] = ()
     summary: str = ""

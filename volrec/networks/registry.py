@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from volrec.errors import ConfigError
 from volrec.networks.base import SequenceNetwork
@@ -18,14 +18,15 @@ from volrec.networks.layers import channels_last
 __all__ = ["create", "list_networks", "register", "spec"]
 
 Factory = Callable[..., SequenceNetwork]
+_Marked = TypeVar("_Marked", bound=Factory)
 
 
-def register(spec: NetworkSpec) -> Callable[[Factory], Factory]:
-    """Mark a function as the factory of a network of the zoo.
+def register(spec: NetworkSpec) -> Callable[[_Marked], _Marked]:
+    """Mark a class (or a function) as the factory of a network of the zoo.
 
     The factory takes ``num_classes, in_channels, faithful, width`` and every option of the spec by keyword, already
-    checked, and returns a `SequenceNetwork`. A file of this folder that holds such a function adds a network; nothing
-    else has to be edited.
+    checked, and gives a `SequenceNetwork`. A file of this folder that holds such a class adds a network; nothing else
+    has to be edited.
 
     Raises
     ------
@@ -33,7 +34,7 @@ def register(spec: NetworkSpec) -> Callable[[Factory], Factory]:
         Where the signature and the options of the spec disagree (a fault of the programmer, found at import).
     """
 
-    def mark(factory: Factory) -> Factory:
+    def mark(factory: _Marked) -> _Marked:
         wanted = {"num_classes", "in_channels", "faithful", "width", *spec.options}
         found = set(inspect.signature(factory).parameters)
         if wanted != found:
@@ -142,8 +143,9 @@ def _catalogue() -> dict[str, Factory]:
         if module.ispkg:
             continue
         for value in vars(import_module(f"{package.__name__}.{module.name}")).values():
-            facts = getattr(value, "network_spec", None)
-            if not isinstance(facts, NetworkSpec) or not inspect.isfunction(value):
+            # Looked up in the class itself: a subclass is another network only where it is registered as one.
+            facts = vars(value).get("network_spec") if inspect.isclass(value) or inspect.isfunction(value) else None
+            if not isinstance(facts, NetworkSpec):
                 continue
             if found.setdefault(facts.name, value) is not value:
                 raise TypeError(f"two factories are registered as {facts.name!r}")

@@ -26,7 +26,7 @@ from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import NORMS, init_kaiming, norm_layer, scale_channels
 from volrec.networks.registry import register
 
-__all__ = ["SliceMean", "slice_mean"]
+__all__ = ["SliceMean"]
 
 _CHANNELS = (32, 64, 128, 256)
 _POOLINGS = ("mean", "max")
@@ -51,6 +51,7 @@ SPEC = NetworkSpec(
 )
 
 
+@register(SPEC)
 class SliceMean(SlicewiseNetwork):
     """Slice features from a small 2D encoder, pooled over slices; see the head of this file."""
 
@@ -59,6 +60,7 @@ class SliceMean(SlicewiseNetwork):
         *,
         num_classes: int,
         in_channels: int,
+        faithful: bool,
         width: float,
         norm: str,
         spatial_pooling: str,
@@ -91,36 +93,15 @@ class SliceMean(SlicewiseNetwork):
         init_kaiming(self.encoder)
         self.init_classifier(self.classifier)
 
-    def encode_slices(self, x: Tensor) -> Tensor:
-        """Return features (N, F) of slices (N, C, H, W)."""
-        maps = self.encoder(x)
+    def encode_maps(self, x: Tensor) -> Tensor:
+        """Return maps (N, F, h, w) of slices (N, C, H, W)."""
+        return self.encoder(x)
+
+    def embed_maps(self, maps: Tensor) -> Tensor:
+        """Return features (N, F) of maps (N, F, h, w)."""
         return maps.mean((2, 3)) if self.spatial_pooling == "mean" else maps.amax((2, 3))
 
     def aggregate(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return logits (B, num_classes) of slice features (B, T, F)."""
         pooled = features.mean(1) if self.slice_pooling == "mean" else features.amax(1)
         return pooled if pre_logits else self.classifier(self.dropout(pooled))
-
-
-@register(SPEC)
-def slice_mean(
-    *,
-    num_classes: int,
-    in_channels: int,
-    faithful: bool,
-    width: float,
-    norm: str,
-    spatial_pooling: str,
-    slice_pooling: str,
-    dropout: float,
-) -> SliceMean:
-    """Build the baseline; `registry.create` has checked every argument."""
-    return SliceMean(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        norm=norm,
-        spatial_pooling=spatial_pooling,
-        slice_pooling=slice_pooling,
-        dropout=dropout,
-    )

@@ -96,8 +96,14 @@ def describe(
 
 
 def _recorder(layers: list[dict[str, Any]], label: str) -> Any:
+    seen = False
+
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
+        nonlocal seen
+        if isinstance(output, tuple) and output:  # recurrent layers give their state as well
+            output = output[0]
+        if isinstance(output, Tensor) and not seen:  # a layer that two paths share is listed once
+            seen = True
             layers.append(
                 {
                     "name": label,

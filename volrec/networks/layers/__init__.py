@@ -1,17 +1,24 @@
-"""Layers that two papers share: normalisation by name, channel scaling, pooling."""
+"""Layers that two papers share: normalisation by name, channel scaling, pooling, padding."""
 
 from __future__ import annotations
 
 from volrec.networks.layers.blocks import NORMS, channels_last, init_kaiming, norm_layer, scale_channels
 from volrec.networks.layers.pooling import AdaptivePool3d, CaffeMaxPool3d, RunningCentre
+from volrec.networks.layers.same import SameConv3d, SameMaxPool3d, same_padding
+from volrec.networks.layers.units import ConvUnit, CrossChannelNorm
 
 __all__ = [
     "NORMS",
     "AdaptivePool3d",
     "CaffeMaxPool3d",
+    "ConvUnit",
+    "CrossChannelNorm",
     "RunningCentre",
+    "SameConv3d",
+    "SameMaxPool3d",
     "channels_last",
     "init_kaiming",
     "norm_layer",
+    "same_padding",
     "scale_channels",
 ]

@@ -1,0 +1,95 @@
+"""What every 2D network of this folder keeps."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from volrec.errors import ConfigError
+from volrec.networks.layers import scale_channels
+
+__all__ = ["Backbone"]
+
+
+class Backbone(nn.Module):
+    """A 2D network: slices (N, C, H, W) to maps (N, num_maps, h, w), and maps to features (N, num_features).
+
+    A subclass sets `trunk` (slices to maps) and `tails`, then calls `add_tail`.
+
+    Attributes
+    ----------
+    trunk : nn.Module
+        Slices to maps, up to and with the paper's last pool before fully connected layers or global pooling.
+    tails : dict
+        Class attribute: the fully connected layers the paper has, name to size (``{"fc6": 4096, "fc7": 4096}``).
+    smallest : tuple of int
+        Smallest (H, W).
+    exact : tuple of int, optional
+        The only (H, W), with ``faithful=True`` and fully connected layers.
+    num_maps, num_features : int
+        Channels of the maps; length of the features.
+    """
+
+    tails: ClassVar[dict[str, int]] = {}
+    trunk: nn.Module
+    smallest: tuple[int, int]
+    exact: tuple[int, int] | None = None
+    num_maps: int
+    num_features: int
+
+    def add_tail(
+        self, tail: str, *, grid: tuple[int, int], faithful: bool, width: float, dropout: float, name: str
+    ) -> None:
+        """Add what turns maps into features.
+
+        Parameters
+        ----------
+        tail : str
+            ``"pool"`` or a name of `tails`: the layers up to that one.
+        grid : tuple of int
+            Size (h, w) of the maps at the paper's slice size, which the first fully connected layer reads. Adapted
+            networks are pooled to it, which changes nothing at the paper's size.
+        faithful, width, dropout
+            As for `create_backbone`.
+        name : str
+            Of the network, for the message.
+        """
+        if tail == "pool":
+            self.tail: nn.Module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.num_features = self.num_maps
+            return
+        if tail not in self.tails:
+            known = ["pool", *self.tails]
+            raise ConfigError(
+                f"{name} has no {tail}.", remedy=f"Choose one of {', '.join(known)}.", where="network", code="backbone"
+            )
+        layers: dict[str, nn.Module] = {} if faithful else {"pool": nn.AdaptiveAvgPool2d(grid)}
+        layers["flatten"] = nn.Flatten()
+        features = self.num_maps * grid[0] * grid[1]
+        for layer, size in self.tails.items():
+            out = scale_channels(size, width)
+            layers |= {
+                layer: nn.Linear(features, out),
+                f"relu{layer[-1]}": nn.ReLU(),
+                f"drop{layer[-1]}": nn.Dropout(dropout),
+            }
+            features = out
+            if layer == tail:
+                break
+        self.tail = nn.Sequential()
+        for layer, module in layers.items():
+            self.tail.add_module(layer, module)
+        self.num_features = features
+
+    def forward_maps(self, x: Tensor) -> Tensor:
+        """Return maps (N, num_maps, h, w) of slices (N, C, H, W)."""
+        return self.trunk(x)
+
+    def forward_tail(self, maps: Tensor) -> Tensor:
+        """Return features (N, num_features) of maps."""
+        return self.tail(maps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features (N, num_features) of slices (N, C, H, W)."""
+        return self.forward_tail(self.forward_maps(x))
