@@ -33,6 +33,16 @@ def odd(network) -> tuple[int, int, int]:
     return slices + 4 + slices % 2, height + 1 + height % 2 * 2, width + 3 + width % 2 * 2
 
 
+def seen_maps(network, x: torch.Tensor) -> torch.Tensor:
+    """Return what the layer gives that Grad-CAM looks at."""
+    found: list[torch.Tensor] = []
+    hook = network.get_submodule(network.cam_layer).register_forward_hook(lambda *call: found.append(call[2]))
+    network(x)
+    hook.remove()
+    assert len(found) == 1
+    return found[0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryNetwork:
     def test_reads_its_smallest_clip_and_odd_sizes(self, name):
@@ -91,6 +101,48 @@ class TestEveryNetwork:
         before = network.forward_head(features, pre_logits=True)
         assert before.shape == (2, network.num_features)
         assert torch.equal(network.get_classifier()(before), network(x))
+
+    def test_takes_a_batch_of_one_in_training(self, name):
+        network = narrow(name)
+        slices, height, width = network.smallest
+        logits = network(clip(network, (slices + 3, 2 * height, 2 * width), batch=1))
+        assert logits.shape == (1, 2)
+        logits.sum().backward()
+
+    @pytest.mark.parametrize("slices", [1, 2, 3, 5, 8])
+    def test_reads_every_slice_of_a_stack_however_thin(self, name, slices):
+        network = narrow(name, width=1 / 8).eval()
+        x = clip(network, (max(slices, network.smallest[0]), *odd(network)[1:]), batch=1)
+        before = network(x)
+        for index in range(x.shape[2]):
+            changed = x.clone()
+            changed[:, :, index] += 5 * torch.randn_like(changed[:, :, index])
+            assert not torch.equal(network(changed), before), f"slice {index} of {slices} is not read"
+
+    def test_strides_of_one_keep_every_slice(self, name):
+        option = spec(name).options.get("temporal_strides")
+        assert (option is None) == (not spec(name).strides)
+        if option is None:
+            return
+        assert option.length == len(spec(name).strides)
+        network = narrow(name, temporal_strides=[1] * option.length).eval()
+        assert seen_maps(network, clip(network, (9, *odd(network)[1:]))).shape[2] == 9
+
+    def test_shows_maps_with_a_slice_axis(self, name):
+        network = narrow(name).eval()
+        maps = seen_maps(network, clip(network, odd(network)))
+        assert maps.ndim == 5
+        assert len(maps) == 2
+
+    def test_runs_in_bfloat16(self, name):
+        network = narrow(name).eval()
+        x = clip(network, odd(network))
+        exact = network(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = network(x)
+        assert logits.isfinite().all()
+        spread = (exact - exact.mean()).abs().max() + exact.abs().max()
+        assert (logits.float() - exact).abs().max() < 0.15 * spread + 0.02
 
     def test_gradients_reach_every_parameter(self, name):
         network = narrow(name)
@@ -187,6 +239,22 @@ class TestEveryNetwork:
     def test_refuses_wrong_arguments_in_one_form(self, name, argument, value, allowed):
         with pytest.raises(ConfigError, match=f"The '{argument}' parameter of {name} must be {allowed}. Got "):
             create(name, **{"num_classes": 2, argument: value})
+
+    def test_the_papers_form_reads_the_papers_clip(self, name):
+        facts = spec(name)
+        told = describe(name)
+        assert told["layers"][-1]["output"][-1] == facts.num_classes
+        with torch.device("meta"):
+            network = create(name, num_classes=3, faithful=True)
+            assert network.in_channels == facts.default_clip[0]
+            assert network(torch.empty(2, *facts.default_clip)).shape == (2, 3)
+            for axis, size in enumerate(network.exact or (), 2):
+                if size is None:
+                    continue
+                other = [2, *facts.default_clip]
+                other[axis] += 1
+                with pytest.raises(ConfigError, match="of exactly"):
+                    network(torch.empty(other))
 
     def test_describes_itself(self, name):
         facts = spec(name)

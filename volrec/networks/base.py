@@ -174,6 +174,9 @@ class SlicewiseNetwork(SequenceNetwork):
         flat = x.transpose(1, 2).reshape(batch * slices, channels, height, width)
         maps = self.encode_maps(flat).unflatten(0, (batch, slices)).transpose(1, 2)
         maps = self.slice_maps(maps)
+        if maps.requires_grad and not torch.compiler.is_compiling():
+            # MONAI's Grad-CAM takes a view of this gradient, which the transposition would not allow.
+            maps.register_hook(torch.Tensor.contiguous)
         features = self.embed_maps(maps.transpose(1, 2).flatten(0, 1))
         return features.unflatten(0, (batch, slices))
 
