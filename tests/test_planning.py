@@ -140,6 +140,23 @@ def test_keys_that_the_user_sets_steer_what_depends_on_them() -> None:
     assert result.reasons["preprocess.spacing"] == "set by you"
 
 
+@pytest.mark.parametrize(
+    ("slices", "between", "pixel", "expected"),
+    [
+        (128, 1.0, 1.0, None),  # isotropic: the paper's strides
+        (24, 5.0, 0.5, [1, 1, 1, 2, 2]),  # 5 mm CT: merged once a pixel of the stage is as large
+        (24, 5.0, 5.0, [1, 2, 2, 1, 1]),  # four slices stay
+        (4, 5.0, 5.0, [1, 1, 1, 1, 1]),
+    ],
+)
+def test_thick_and_short_stacks_keep_their_slices(slices, between, pixel, expected) -> None:
+    found = facts((spread(slices), spread(384), spread(384)), (spread(between), spread(pixel), spread(pixel)))
+    fixed = {"preprocess.canvas": [slices, 384, 384], "preprocess.spacing": [between, pixel, pixel]}
+    result = make_plan(cohort(), {}, facts=found, overrides=fixed)
+    assert result.config.network.options.get("temporal_strides") == expected
+    assert ("network.options" in result.reasons) == (expected is not None)
+
+
 def test_crops_around_one_organ_get_a_network_that_knows_places() -> None:
     result = make_plan(cohort(), {}, facts=SMALL_MR)
     assert result.config.network.options["stages"] == 1

@@ -22,6 +22,9 @@ WHOLE_STACK = 128
 HEAD_FIELD_OF_VIEW_MM = 280.0
 ORGAN_CROP_MM = 120.0
 RARE = 0.25
+FEWEST_SLICES = 4
+# Stems of networks that read 224 x 224 pixels leave a quarter of each side: too little of slices smaller than this.
+SMALL_SLICE = 96
 # Memory of one training step of C3D at full width, from its peak on 16x112x112 clips.
 TRAINING_BYTES_A_VOXEL = 20_000
 
@@ -107,7 +110,8 @@ def make_plan(
     canvas = preprocess.get("canvas") or (None, None, None)
     settle("intensity", lambda: _intensity(facts, reasons))
     settle("sampling", lambda: _sampling(facts, canvas, reasons))
-    network = settle("network", lambda: _network(facts, canvas, fixed.get("network.name", "c3d"), reasons))
+    spacing = preprocess.get("spacing") or (None, None, None)
+    network = settle("network", lambda: _network(facts, canvas, spacing, fixed.get("network.name", "c3d"), reasons))
     settle("augment", lambda: _augment(facts, canvas, reasons))
     optim = settle("optim", lambda: _optim(facts, canvas, network, reasons))
     settle("protocol", lambda: _protocol(reasons))
@@ -179,16 +183,23 @@ def _sampling(facts: Fingerprint, canvas: Sequence[int | None], reasons: dict[st
     return {"clip_length": length, "stride": 1, "train": "random"}
 
 
-def _network(facts: Fingerprint, canvas: Sequence[int | None], name: str, reasons: dict[str, str]) -> dict[str, Any]:
+def _network(
+    facts: Fingerprint,
+    canvas: Sequence[int | None],
+    spacing: Sequence[float | None],
+    name: str,
+    reasons: dict[str, str],
+) -> dict[str, Any]:
     width = 0.125 if facts.studies < 1_000 else 0.25 if facts.studies < 10_000 else 0.5
     if facts.device == "cpu":
         width = min(width, 0.25)
     reasons["network.width"] = f"{facts.studies} studies on a {facts.device}: narrow overfits less and trains sooner"
     if name != "c3d":
-        return {"name": name, "width": width, "options": {}}
+        return {"name": name, "width": width, "options": _strides(facts, canvas, spacing, name, reasons)}
     if not _organ_crop(facts) or None in canvas:
         reasons["network.name"] = "the plainest 3D network of the zoo; `volrec models` lists the others"
-        return {"name": name, "width": width, "options": {"dropout": 0.3}}
+        options = {"dropout": 0.3, **_strides(facts, canvas, spacing, name, reasons)}
+        return {"name": name, "width": width, "options": options}
     # Measured on 213 hippocampus crops (configs/hippocampus-large.yaml): deep stages and global pooling overfit there.
     reasons["network.name"] = "crops around one organ lie alike: one stage, and a head with weights for every position"
     shrink = max(1, round(4.0 / max(0.1, min(spread.median for spread in facts.spacing))))
@@ -196,6 +207,41 @@ def _network(facts: Fingerprint, canvas: Sequence[int | None], name: str, reason
     options = {"shrink": shrink, "stages": 1, "pool5": "none", "grid": grid, "dropout": 0.0}
     reasons["network.width"] = "one stage of 32 channels"
     return {"name": name, "width": 0.5, "options": options}
+
+
+def _strides(
+    facts: Fingerprint,
+    canvas: Sequence[int | None],
+    spacing: Sequence[float | None],
+    name: str,
+    reasons: dict[str, str],
+) -> dict[str, Any]:
+    """Spare the slices of thick or short stacks, and the detail of small slices, where the network can.
+
+    Slices are merged only where they lie closer than twice the pixels of that stage (as nnU-Net pools), and only while
+    at least `FEWEST_SLICES` are left.
+    """
+    from volrec.networks import spec
+
+    network = spec(name)
+    options: dict[str, Any] = {}
+    between, pixel = (spacing[axis] or facts.spacing[axis].median for axis in (0, 2))
+    slices = float(canvas[0] or facts.size[0].median)
+    strides = []
+    for along, in_plane in network.strides:
+        if between >= 2 * pixel or slices / along < FEWEST_SLICES:
+            along = 1
+        strides.append(along)
+        between, pixel, slices = between * along, pixel * in_plane, slices / along
+    if strides != [along for along, _ in network.strides]:
+        options["temporal_strides"] = strides
+        reasons["network.options"] = (
+            f"slices are merged only where they lie closer than two pixels of that stage, and {FEWEST_SLICES} stay"
+        )
+    if "stem_stride" in network.options and min(canvas[axis] or SMALL_SLICE for axis in (1, 2)) < SMALL_SLICE:
+        options["stem_stride"] = 1
+        reasons["network.options"] = f"slices under {SMALL_SLICE} pixels keep their detail; thick slices are spared"
+    return options
 
 
 def _organ_crop(facts: Fingerprint) -> bool:
