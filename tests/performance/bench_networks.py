@@ -1,40 +1,54 @@
-"""Cost of the networks over that of their bare convolutions: ``python tests/performance/bench_networks.py``.
+"""Cost of the networks: ``python tests/performance/bench_networks.py [--threads 2] [--rounds 4] [--only NAME]``.
 
-Each network is run forward, and forward and backward, beside a list of plain convolutions of the same shapes, and
-beside itself with kernels in torch's ordinary layout. Processor seconds of this process, the best of some rounds that
-take turns: they say the same on a busy machine. An epoch is that of 96 volumes of 32x64x64, in processor seconds.
+First table: each network beside a list of its bare convolutions and linear layers (same shapes, same kernels), forward
+and forward with backward, and beside itself with kernels in torch's ordinary layout (``plain/net``: above 1, channels
+last is faster). Second table: DenseNet3D-121 beside MONAI's DenseNet121 at the same input and strides. Third: what
+checkpointing of dense blocks and folding of batch normalisation change.
+
+Elapsed seconds, float32, the best of some rounds that take turns, so that a busy moment hits all alike: read the
+ratios. Memory is the peak of a process of its own that does one step forward and backward, less what it held before.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import resource
-from collections.abc import Callable
+import multiprocessing
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F
 
 from volrec import networks
 
-CASES: tuple[tuple[str, str, dict[str, Any], tuple[int, int, int, int, int]], ...] = (
+Case = tuple[str, str, dict[str, Any], tuple[int, ...]]
+PAPER = {"faithful": True, "num_classes": 101}
+CASES: tuple[Case, ...] = (
     ("c3d, width 1/8", "c3d", {"width": 0.125}, (8, 1, 32, 64, 64)),
-    ("c3d, width 1/4", "c3d", {"width": 0.25}, (4, 1, 32, 64, 64)),
-    ("c3d, the paper's", "c3d", {"faithful": True, "num_classes": 101}, (1, 3, 16, 112, 112)),
+    ("c3d, the paper's", "c3d", PAPER, (1, 3, 16, 112, 112)),
     ("slice-mean, width 1/4", "slice-mean", {"width": 0.25}, (8, 1, 32, 64, 64)),
+    ("i3d, width 1/4", "i3d", {"width": 0.25}, (4, 1, 32, 64, 64)),
+    ("i3d", "i3d", {}, (1, 3, 16, 112, 112)),
+    ("i3d, the paper's", "i3d", PAPER, (1, 3, 16, 224, 224)),
+    ("densenet3d-121", "densenet3d-121", {"stem": "released"}, (1, 1, 32, 112, 112)),
+    ("t3d-121, width 1/4", "t3d-121", {"width": 0.25}, (4, 1, 32, 64, 64)),
+    ("t3d-121", "t3d-121", {}, (1, 3, 16, 112, 112)),
 )
+DENSE = ((1, 1, 32, 64, 64), (1, 1, 32, 112, 112), (4, 1, 32, 64, 64))
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return the processor time of one call, both user and system."""
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    work()
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def build(name: str, shape: Sequence[int], options: dict[str, Any]) -> nn.Module:
+    """Return a network of the zoo, or ``monai`` for MONAI's DenseNet121, for clips of this shape."""
+    torch.manual_seed(0)
+    if name == "monai":
+        from monai.networks.nets import DenseNet121
+
+        return DenseNet121(spatial_dims=3, in_channels=shape[1], out_channels=2)
+    return networks.create(name, **{"num_classes": 2, "in_channels": shape[1], **options})
 
 
 def convolutions(network: nn.Module, x: Tensor) -> list[tuple[nn.Module, Tensor]]:
@@ -44,16 +58,24 @@ def convolutions(network: nn.Module, x: Tensor) -> list[tuple[nn.Module, Tensor]
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         found.append((module, inputs[0].detach().clone().requires_grad_(len(found) > 0)))
 
-    hooks = [
-        module.register_forward_hook(keep)
-        for module in network.modules()
-        if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear))
-    ]
+    kinds = (nn.Conv2d, nn.Conv3d, nn.Linear)
+    hooks = [module.register_forward_hook(keep) for module in network.modules() if isinstance(module, kinds)]
     with torch.no_grad():
         network(x)
     for hook in hooks:
         hook.remove()
     return found
+
+
+def bare(module: nn.Module, x: Tensor) -> Tensor:
+    """Run the convolution alone; SAME padding counts as a plain one."""
+    if isinstance(module, nn.Linear):
+        return F.linear(x, module.weight)
+    function = F.conv3d if isinstance(module, nn.Conv3d) else F.conv2d
+    padding = module.padding
+    if type(module).__name__ == "SameConv3d":
+        padding = tuple((kernel - 1) // 2 for kernel in module.kernel_size)
+    return function(x, module.weight, stride=module.stride, padding=padding, groups=module.groups)
 
 
 def plain_layout(network: nn.Module) -> nn.Module:
@@ -63,61 +85,145 @@ def plain_layout(network: nn.Module) -> nn.Module:
     return network
 
 
-def bare(module: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(module, nn.Linear):
-        return functional.linear(x, module.weight)
-    function = functional.conv3d if isinstance(module, nn.Conv3d) else functional.conv2d
-    return function(x, module.weight, padding=module.padding)
+def forward(work: Callable[[], object]) -> Callable[[], object]:
+    """Return the same work without gradients."""
+
+    def run() -> object:
+        with torch.inference_mode():
+            return work()
+
+    return run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=4)
-    rounds = parser.parse_args().rounds
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    print(
-        f"{'network':24}{'input':20}{'bare s':>9}{'net/bare':>10}{'plain layout/net':>18}{'train: bare s':>15}", end=""
-    )
-    print(f"{'net/bare':>10}{'plain layout/net':>18}{'epoch s':>9}")
-    for label, name, options, shape in CASES:
+def training(network: nn.Module, x: Tensor) -> Callable[[], object]:
+    """Return one step forward and backward."""
+
+    def run() -> None:
+        network.zero_grad(set_to_none=True)
+        network(x).square().sum().backward()
+
+    return run
+
+
+def scoring(network: nn.Module, x: Tensor) -> Callable[[], object]:
+    """Return one pass as `volrec predict` does it."""
+
+    def run() -> Tensor:
+        network.eval()
+        scores = network(x)
+        network.train()
+        return scores
+
+    return forward(run)
+
+
+def best(works: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """Return the best time of each work; the works take turns."""
+    for work in works:
+        work()
+    columns = []
+    for _ in range(rounds):
+        row = []
+        for work in works:
+            began = time.perf_counter()
+            work()
+            row.append(time.perf_counter() - began)
+        columns.append(row)
+    return [min(column) for column in zip(*columns, strict=True)]
+
+
+def _peak(name: str, shape: tuple[int, ...], options: dict[str, Any], threads: int, pipe: Any) -> None:
+    torch.set_num_threads(threads)
+    network, x = build(name, shape, options), torch.randn(shape)
+    Path("/proc/self/clear_refs").write_text("5")  # a fresh process starts from its parent's peak
+    before = _high_water()
+    training(network, x)()
+    pipe.send((_high_water() - before) / 1024)
+
+
+def _high_water() -> int:
+    """Return the largest resident memory so far, kiB (Linux)."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def peak(name: str, shape: tuple[int, ...], options: dict[str, Any], threads: int) -> float:
+    """Return the MiB that a step forward and backward adds to a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    child = context.Process(target=_peak, args=(name, shape, options, threads, there))
+    child.start()
+    there.close()
+    try:
+        return float(here.recv())
+    finally:
+        child.join()
+
+
+def against_convolutions(cases: Sequence[Case], rounds: int, threads: int) -> None:
+    """Print each network over its bare convolutions."""
+    print(f"{'network':24}{'input':17}{'bare s':>8}{'net/bare':>9}{'plain/net':>10}", end="")
+    print(f"{'train: bare s':>15}{'net/bare':>9}{'plain/net':>10}{'peak MiB':>10}")
+    for label, name, options, shape in cases:
         x = torch.randn(shape)
-        network = networks.create(name, **{"num_classes": 2, "in_channels": shape[1], **options})
-        ordinary = networks.create(name, **{"num_classes": 2, "in_channels": shape[1], **options})
-        plain_layout(ordinary)
+        network = build(name, shape, options)
+        ordinary = plain_layout(build(name, shape, options))
         layers = convolutions(network, x)
 
-        def forward(work: Callable[[], object]) -> Callable[[], object]:
-            def run() -> object:
-                with torch.no_grad():
-                    return work()
-
-            return run
-
-        def bare_train(layers: list[tuple[nn.Module, Tensor]] = layers) -> None:
+        def bare_training(layers: list[tuple[nn.Module, Tensor]] = layers) -> None:
             for module, inputs in layers:
+                module.weight.grad = inputs.grad = None
                 bare(module, inputs).sum().backward()
 
         def bare_forward(layers: list[tuple[nn.Module, Tensor]] = layers) -> None:
             for module, inputs in layers:
                 bare(module, inputs)
 
-        works: list[Callable[[], object]] = [
-            forward(bare_forward),
-            forward(lambda network=network, x=x: network(x)),
-            forward(lambda network=ordinary, x=x: network(x)),
-            bare_train,
-            lambda network=network, x=x: network(x).sum().backward(),
-            lambda network=ordinary, x=x: network(x).sum().backward(),
-        ]
-        for work in works:
-            work()
-        times = [
-            min(column) for column in zip(*([seconds(work) for work in works] for _ in range(rounds)), strict=True)
-        ]
+        works = [forward(bare_forward), scoring(network, x), scoring(ordinary, x)]
+        works += [bare_training, training(network, x), training(ordinary, x)]
+        times = best(works, rounds)
+        memory = peak(name, shape, options, threads)
         shown = "x".join(map(str, shape))
-        epoch = f"{times[4] * 96 / shape[0]:9.1f}" if shape[2:] == (32, 64, 64) else f"{'-':>9}"
-        print(f"{label:24}{shown:20}{times[0]:9.3f}{times[1] / times[0]:10.2f}{times[2] / times[1]:18.2f}", end="")
-        print(f"{times[3]:15.3f}{times[4] / times[3]:10.2f}{times[5] / times[4]:18.2f}{epoch}")
+        print(f"{label:24}{shown:17}{times[0]:8.3f}{times[1] / times[0]:9.2f}{times[2] / times[1]:10.2f}", end="")
+        print(f"{times[3]:15.3f}{times[4] / times[3]:9.2f}{times[5] / times[4]:10.2f}{memory:10.0f}", flush=True)
+
+
+def against_monai(rounds: int, threads: int) -> None:
+    """Print DenseNet3D-121 over MONAI's DenseNet121."""
+    options = {"stem": "released"}
+    print(f"\n{'densenet3d-121 / MONAI':24}{'input':17}{'forward':>9}{'MONAI s':>9}{'train':>9}{'MONAI s':>9}", end="")
+    print(f"{'peak MiB':>10}{'MONAI MiB':>11}")
+    for shape in DENSE:
+        x = torch.randn(shape)
+        ours, theirs = build("densenet3d-121", shape, options), build("monai", shape, {})
+        times = best([scoring(ours, x), scoring(theirs, x), training(ours, x), training(theirs, x)], rounds)
+        memory = [peak(name, shape, chosen, threads) for name, chosen in (("densenet3d-121", options), ("monai", {}))]
+        print(f"{'':24}{'x'.join(map(str, shape)):17}{times[0] / times[1]:9.2f}{times[1]:9.3f}", end="")
+        print(f"{times[2] / times[3]:9.2f}{times[3]:9.3f}{memory[0]:10.0f}{memory[1]:11.0f}", flush=True)
+
+
+def checkpointed(rounds: int, threads: int) -> None:
+    """Print what checkpointing of the dense blocks costs and spares."""
+    print(f"\n{'checkpoint / plain':24}{'input':17}{'train':>9}{'peak MiB':>10}{'plain MiB':>11}")
+    for name in ("densenet3d-121", "t3d-121"):
+        shape = (2, 1, 32, 64, 64)
+        x = torch.randn(shape)
+        works = [training(build(name, shape, {"checkpoint": chosen}), x) for chosen in (True, False)]
+        times = best(works, rounds)
+        memory = [peak(name, shape, {"checkpoint": chosen}, threads) for chosen in (True, False)]
+        print(f"{name:24}{'x'.join(map(str, shape)):17}{times[0] / times[1]:9.2f}{memory[0]:10.0f}{memory[1]:11.0f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="cases whose label holds this text")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    against_convolutions([c for c in CASES if arguments.only in c[0]], arguments.rounds, arguments.threads)
+    if not arguments.only:
+        against_monai(arguments.rounds, arguments.threads)
+        checkpointed(arguments.rounds, arguments.threads)
 
 
 if __name__ == "__main__":
