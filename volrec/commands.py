@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from volrec.api import Plan, Run
 
+WIDE = 130
+"""Columns from which the table of networks names the options instead of counting them."""
+
 __all__ = ["demo", "evaluate", "inspect", "models", "plan", "predict", "schema", "train"]
 
 
@@ -180,8 +183,12 @@ def models(name: str | None, console: Console) -> None:
 
     names = networks.list_networks(name) if name and any(sign in name for sign in "*?[") else None
     if name is None or names is not None:
+        from volrec.progress import track
+
         rows = []
-        for each in names if names is not None else networks.list_networks():
+        names = networks.list_networks() if names is None else names
+        wide = console.width >= WIDE
+        for each in track(names, "counting", len(names)):
             facts = networks.describe(each)
             rows.append(
                 (
@@ -192,7 +199,7 @@ def models(name: str | None, console: Console) -> None:
                     "x".join(map(str, facts["clip"])),
                     "x".join(map(str, facts["smallest"])),
                     "yes" if facts["slicewise"] else "no",
-                    len(facts["options"]),
+                    ", ".join(facts["options"]) if wide else len(facts["options"]),
                 )
             )
         headings = ("name", "paper", "M par.", "GMAC", "clip CxTxHxW", "least TxHxW", "by slice", "options")
