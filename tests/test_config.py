@@ -39,6 +39,8 @@ def test_values_that_contradict_each_other_are_refused() -> None:
         parse_config({"data": {"slice_labels": "s.csv"}, "preprocess": {"slice_axis": "coronal"}})
     with pytest.raises(ConfigError, match="needs at least one entry in windows"):
         parse_config({"intensity": {"kind": "window"}})
+    with pytest.raises(ConfigError, match=r"protocol\.consensus 'sci' weighs probabilities, .* 'logits'"):
+        parse_config({"protocol": {"consensus": "sci", "stage": "logits"}})
 
 
 def test_yaml_comes_back_as_it_was_written_with_reasons_as_comments(tmp_path: Path) -> None:

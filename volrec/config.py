@@ -250,8 +250,9 @@ class ProtocolConfig(Section):
     """Clips a study, spread evenly; 0 takes as many as cover it at `overlap`."""
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Overlap of neighbouring clips."""
-    consensus: Literal["mean", "max"] = "mean"
-    """How clip scores become the study's."""
+    consensus: Literal["mean", "max", "sci"] = "mean"
+    """How clip scores become the study's; sci (FSTCN): views weighted by how clearly one class leads, then the maximum
+    over clips; for classes that exclude each other, at the stage probabilities."""
     stage: Literal["logits", "probabilities"] = "probabilities"
     """What is pooled: before or after softmax or sigmoid."""
     flips: list[Literal["T", "H", "W"]] = Field(default_factory=list)
@@ -260,6 +261,15 @@ class ProtocolConfig(Section):
         "auto", "auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "r2", "mae", "rmse", "loss"
     ] = "auto"
     """Study-level metric that chooses the checkpoint; auto: AUC for classes, R2 for regression."""
+
+    @model_validator(mode="after")
+    def _poolable(self) -> ProtocolConfig:
+        if self.consensus == "sci" and self.stage != "probabilities":
+            raise ValueError(
+                "protocol.consensus 'sci' weighs probabilities, but protocol.stage is "
+                f"'{self.stage}': set it to probabilities, or the consensus to mean or max"
+            )
+        return self
 
 
 class TrainerConfig(Section):

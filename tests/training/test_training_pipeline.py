@@ -185,6 +185,7 @@ def test_studies_that_went_away_are_named_when_a_run_goes_on(
         ({"data.target": ["labl"]}, LabelsError, "labl"),
         ({"trainer.num_nodes": 2}, ConfigError, "started alone"),
         ({"trainer.precision": "16"}, ConfigError, "trainer.precision"),
+        ({"data.task": "regression", "protocol.consensus": "sci"}, ConfigError, "consensus 'sci' .* regression"),
     ],
 )
 def test_what_is_wrong_is_said_before_a_folder_is_made(

@@ -7,8 +7,9 @@ from scipy.special import expit, logit, softmax
 
 from volrec.errors import ConfigError
 
-__all__ = ["TASKS", "inverse_link", "link", "pool"]
+__all__ = ["CONSENSUSES", "TASKS", "check_consensus", "inverse_link", "link", "pool", "sparsity"]
 
+CONSENSUSES = ("mean", "max", "sci")
 TASKS = ("binary", "multiclass", "multilabel", "regression")
 TINY = np.finfo(np.float64).tiny
 
@@ -29,8 +30,50 @@ def inverse_link(scores: np.ndarray, task: str) -> np.ndarray:
     return logit(np.clip(scores, TINY, 1 - np.finfo(np.float64).epsneg))
 
 
+def sparsity(probabilities: np.ndarray) -> np.ndarray:
+    """Return the sparsity concentration index (...) of distributions (..., N): 1 when one-hot, 0 when uniform.
+
+    ``(N * max / sum - 1) / (N - 1)``, the weight that FSTCN (Sun et al., ICCV 2015) gives a score vector.
+    """
+    classes = probabilities.shape[-1]
+    index = (classes * probabilities.max(axis=-1) / probabilities.sum(axis=-1) - 1) / (classes - 1)
+    return np.clip(index, 0.0, 1.0)  # rounding may leave a uniform vector a hair below 0
+
+
+def check_consensus(consensus: str, *, task: str, stage: str) -> None:
+    """Raise `ConfigError` where the outputs of a task cannot be pooled so, with what to choose instead."""
+    for name, value, known in (
+        ("task", task, TASKS),
+        ("consensus", consensus, CONSENSUSES),
+        ("stage", stage, ("logits", "probabilities")),
+    ):
+        if value not in known:
+            raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}.", where=name, code="config")
+    if consensus != "sci":
+        return
+    if task not in ("binary", "multiclass"):
+        lack = "its values are no probabilities" if task == "regression" else "its labels do not exclude each other"
+        raise ConfigError(
+            f"consensus 'sci' weighs a score by how far one class stands out from the others; the task is {task}, and "
+            f"{lack}.",
+            remedy="Set protocol.consensus to mean or max.",
+            where="protocol.consensus",
+            code="consensus",
+        )
+    if stage != "probabilities":
+        raise ConfigError(
+            f"consensus 'sci' weighs probabilities, but the stage is {stage!r}.",
+            remedy="Set protocol.stage to probabilities, or protocol.consensus to mean or max.",
+            where="protocol.stage",
+            code="consensus",
+        )
+
+
 def pool(outputs: np.ndarray, *, task: str, consensus: str, stage: str) -> tuple[np.ndarray, np.ndarray]:
     """Pool the outputs of a study: the mean over its views, then the consensus over its clips.
+
+    The consensus ``sci`` is FSTCN's: over the views of a clip a mean weighted by `sparsity`, over clips the maximum.
+    A binary score p counts as the distribution (p, 1 - p).
 
     Parameters
     ----------
@@ -38,8 +81,8 @@ def pool(outputs: np.ndarray, *, task: str, consensus: str, stage: str) -> tuple
         (clips, views, K) float64 logits; a view is one combination of mirrored axes.
     task : str
         ``binary``, ``multiclass``, ``multilabel`` or ``regression``.
-    consensus : {"mean", "max"}
-        Over clips. Probabilities of several classes are brought back to a sum of one after ``max``.
+    consensus : {"mean", "max", "sci"}
+        Over clips. Probabilities of exclusive classes are brought back to a sum of one after ``max`` and ``sci``.
     stage : {"logits", "probabilities"}
         What is pooled: before or after sigmoid or softmax.
 
@@ -47,17 +90,20 @@ def pool(outputs: np.ndarray, *, task: str, consensus: str, stage: str) -> tuple
     -------
     scores, logits : ndarray
         (K,) float64 each; one follows from the other by `link`.
+
+    Raises
+    ------
+    ConfigError
+        As `check_consensus`.
     """
-    for name, value, known in (
-        ("task", task, TASKS),
-        ("consensus", consensus, ("mean", "max")),
-        ("stage", stage, ("logits", "probabilities")),
-    ):
-        if value not in known:
-            raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}.", where=name, code="config")
+    check_consensus(consensus, task=task, stage=stage)
     values = np.asarray(outputs, dtype=np.float64)
     if stage == "probabilities":
         values = link(values, task)
+    if consensus == "sci":
+        pooled = _weighted_by_sparsity(np.concatenate([values, 1 - values], axis=-1) if task == "binary" else values)
+        pooled = pooled[:1] if task == "binary" else pooled
+        return pooled, inverse_link(pooled, task)
     views = values.mean(axis=1)
     pooled = views.mean(axis=0) if consensus == "mean" else views.max(axis=0)
     if task == "regression":
@@ -67,3 +113,13 @@ def pool(outputs: np.ndarray, *, task: str, consensus: str, stage: str) -> tuple
     if task == "multiclass":
         pooled = pooled / pooled.sum()
     return pooled, inverse_link(pooled, task)
+
+
+def _weighted_by_sparsity(probabilities: np.ndarray) -> np.ndarray:
+    """Return one distribution (N,) of those of clips and views (clips, views, N)."""
+    weights = sparsity(probabilities)
+    # Views that are all uniform carry no weight; their plain mean is uniform too.
+    weights[weights.sum(axis=1) <= TINY] = 1.0
+    clips = np.einsum("cv,cvn->cn", weights, probabilities) / weights.sum(axis=1, keepdims=True)
+    strongest = clips.max(axis=0)
+    return strongest / strongest.sum()

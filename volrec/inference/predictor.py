@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from volrec.config import IntensityConfig, ProtocolConfig, SamplingConfig
 from volrec.data.entries import StoredVolume, study_quantiles
 from volrec.errors import ConfigError, DataError
-from volrec.inference.consensus import inverse_link, link, pool
+from volrec.inference.consensus import check_consensus, inverse_link, link, pool
 from volrec.networks.base import SlicewiseNetwork
 from volrec.transforms.clips import protocol_clips
 from volrec.transforms.flips import AXES
@@ -78,6 +78,11 @@ class Predictor:
         Arithmetic; ``auto`` is mixed on CUDA and float32 elsewhere.
     regression_scaling : mapping, optional
         ``mean`` and ``std`` (K,) of the training targets, undone in the scores.
+
+    Raises
+    ------
+    ConfigError
+        For a consensus that the task cannot have.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class Predictor:
         precision: Precision = "32",
         regression_scaling: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
+        check_consensus(protocol.consensus, task=task, stage=protocol.stage)
         self.network = network if device is None else network.to(device)
         self.intensity = BatchIntensity(intensity.kind, windows=intensity.windows, percentiles=intensity.percentiles)
         self.sampling = sampling

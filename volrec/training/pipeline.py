@@ -18,6 +18,7 @@ from volrec.data.labels import Case, Cohort, join, num_outputs
 from volrec.data.splits import PARTS, Split, make_splits, read_splits, split_problems, write_splits
 from volrec.data.store import Store
 from volrec.errors import ConfigError, LabelsError, Problem
+from volrec.inference.consensus import check_consensus
 from volrec.inference.members import load_member
 from volrec.inference.tables import score_table, target_values
 from volrec.runs import Member, RunFolder
@@ -124,6 +125,7 @@ def _prepare(config: TrainConfig, out: Path, *, resume: bool, reasons: Mapping[s
         )
     found = index(folder, series=config.data.series, missing_slices=config.data.missing_slices)
     cohort = join(found, labels, config.data)
+    check_consensus(config.protocol.consensus, task=cohort.task, stage=config.protocol.stage)
     run = RunFolder.open(out) if resume else None
     splits = _splits(run, config, cohort)
     if run is None:
