@@ -261,7 +261,7 @@ class MultiRes(_SliceScores):
         rows, columns = (height + 1) // 2, (width + 1) // 2
         top, left = (height - rows) // 2, (width - columns) // 2
         # A window that hangs over the edge of an odd size is the mean of what it covers.
-        context = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+        context = F.avg_pool2d(x, 2, ceil_mode=True)
         return context, x[:, :, top : top + rows, left : left + columns]
 
     def encode_maps(self, x: Tensor) -> Tensor:
