@@ -35,7 +35,7 @@ def test_trains_in_monais_trainer(name):
         max_epochs=1,
         train_data_loader=batches,
         network=network,
-        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        optimizer=torch.optim.Adam(network.parameters(), lr=0.01),
         loss_function=nn.CrossEntropyLoss(),
         inferer=SimpleInferer(),
     )
