@@ -19,7 +19,13 @@ __all__ = ["BACKBONES", "PREFIXES", "create_backbone"]
 
 # Name -> (file of this folder, class).
 _HOME = {
+    "hybrid": ("hybrid", "Hybrid"),
+    "alexnet": ("alexnet", "AlexNet"),
+    "cnn-m-2048": ("cnn_m", "CNNM2048"),
     "vgg-16": ("vgg", "VGG16"),
+    "googlenet": ("googlenet", "GoogLeNet"),
+    "bn-inception": ("bn_inception", "BNInception"),
+    "densenet-121": ("densenet", "DenseNet121"),
 }
 BACKBONES = tuple(_HOME)
 PREFIXES = ("monai:", "timm:")

@@ -57,7 +57,7 @@ class VGG16(Backbone):
                 unit = ConvUnit(channels, out, kernel_size=3, padding=1, dims=2, norm=norm)
                 self.trunk.add_module(f"conv{block}_{index}", unit)
                 channels = out
-            self.trunk.add_module(f"pool{block}", nn.MaxPool2d(2, ceil_mode=not faithful))
+            self.trunk.add_module(f"pool{block}", nn.MaxPool2d(2, ceil_mode=True))
         self.num_maps = channels
         self.add_tail(tail, grid=(7, 7), faithful=faithful, width=width, dropout=dropout, name="vgg-16")
         init_kaiming(self)

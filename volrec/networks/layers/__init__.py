@@ -1,7 +1,8 @@
-"""Layers that two papers share: normalisation by name, channel scaling, pooling, padding."""
+"""Layers that two papers share: normalisation by name, channel scaling, pooling, padding, attention."""
 
 from __future__ import annotations
 
+from volrec.networks.layers.attention import SoftAttention, check_mask, coverage_penalty
 from volrec.networks.layers.blocks import NORMS, channels_last, init_kaiming, norm_layer, scale_channels
 from volrec.networks.layers.pooling import AdaptivePool3d, CaffeMaxPool3d, RunningCentre
 from volrec.networks.layers.same import SameConv3d, SameMaxPool3d, same_padding
@@ -16,7 +17,10 @@ __all__ = [
     "RunningCentre",
     "SameConv3d",
     "SameMaxPool3d",
+    "SoftAttention",
     "channels_last",
+    "check_mask",
+    "coverage_penalty",
     "init_kaiming",
     "norm_layer",
     "same_padding",
