@@ -239,7 +239,7 @@ class TestAgainstLoopsInDoublePrecision:
             torch.testing.assert_close(found, torch.cat(towers))
 
     def test_time_conv(self, pooling, slices):
-        network = small("time-conv", pooling=pooling, norm="none", hidden=[32], window=4, window_stride=3)
+        network = small("time-conv", pooling=pooling, hidden=[32], window=4, window_stride=3)
         features = double_features(network, slices)
         conv = network.time_conv.conv
         for clip, found in zip(features, network.aggregate(features, pre_logits=True), strict=True):
@@ -325,10 +325,10 @@ class TestPoolingOptions:
         with pytest.raises(ConfigError, match=r"hidden=\[\] leaves .* without the layer"):
             create(name, num_classes=2, hidden=[])
 
-    def test_instance_norm_of_the_time_convolution_needs_a_larger_plane(self):
-        network = create("time-conv", num_classes=2, width=1 / 16, norm="instance")
-        x = torch.randn(1, 1, 1, *network.smallest[1:])
-        assert network.train()(x).isfinite().all()
+    @pytest.mark.parametrize("norm", ["batch", "instance"])
+    def test_time_convolution_trains_on_one_clip_whose_last_maps_are_one_position(self, norm):
+        network = create("time-conv", num_classes=2, width=1 / 16, norm=norm, backbone="vgg-16")
+        assert network.train()(torch.randn(1, 1, 2, 32, 32)).isfinite().all()
 
     @pytest.mark.parametrize("name", ["conv-pooling", "late-pooling", "slow-pooling", "local-pooling", "time-conv"])
     def test_positions_that_are_kept_export(self, name):
@@ -431,6 +431,8 @@ class TestStackedLSTM:
         assert network.backbone.num_features == 256
         assert network.lstm.weight_hh_l4.abs().max() <= 1 / math.sqrt(32)
         assert network.lstm.weight_hh_l4.std().item() == pytest.approx(1 / math.sqrt(3 * 32), rel=0.05)
+        assert small("stacked-lstm", num_classes=200).classifier.weight.std().item() == pytest.approx(0.25, rel=0.1)
+        assert not network.classifier.bias.any()
         with pytest.raises(ConfigError, match="'layers' parameter of stacked-lstm must be 5 when faithful=True"):
             create("stacked-lstm", num_classes=2, faithful=True, layers=2)
 

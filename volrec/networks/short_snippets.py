@@ -3,8 +3,8 @@
 J. Y.-H. Ng, M. Hausknecht, S. Vijayanarasimhan, O. Vinyals, R. Monga, G. Toderici, "Beyond Short Snippets: Deep
 Networks for Video Classification", CVPR 2015. The recurrent network of the paper is in ``stacked_lstm.py``.
 
-A 2D network that all frames share gives maps; 30 frames are read, in the end 120. Ends of a row are what the last
-layer (K classes) sees; n windows of 10 frames lie 5 frames apart (n = 5 for 30 frames).
+A 2D network that all frames share gives maps; 30 frames are read, in the end 120. The last layer gives K classes.
+There are n windows of 10 frames, each 5 frames after the one before: 5 in 30 frames, 23 in 120.
 
 =============  ==========================================================================================  ============
 name           from the frames' maps (T) to the last layer                                                 last layer
@@ -51,7 +51,7 @@ Any plane from `smallest` up and any number of slices. Windows are short (4 slic
 where the last one does not end with the stack, they hang over both ends alike and read the end slice again there. So
 every slice is read, no maximum changes, and a stack of one repeated slice scores as that slice. `local-pooling` shares
 its windows out to a fixed number of `towers`, each the maximum of its windows. The head is small: the mean over the
-plane after slices are pooled, and one fc layer of 256. Normalisation and dropout are options.
+plane after slices are pooled, and one fc layer of 256. Normalisation (of the backbone) and dropout are options.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _plane(*choices: str) -> Option:
 
 _OPTIONS = {
     "backbone": Option(str, "googlenet", "2D network of the slices", BACKBONES, PREFIXES, free=tuple(FRAME_SIZES)),
-    "norm": Option(str, "batch", "normalisation in the backbone and the time convolution", NORMS, paper="none"),
+    "norm": Option(str, "batch", "normalisation in the backbone", NORMS, paper="none"),
     "pooling": Option(str, "max", "pooling over slices and windows", ("max", "mean"), free=("max", "mean")),
     "plane": _plane("mean", "mean-first", "keep"),
     "hidden": Option(tuple, (256,), "sizes of the fc layers", low=1, paper=_HIDDEN),
@@ -240,13 +240,11 @@ class _PooledNetwork(SlicewiseNetwork):
                 code="network-option",
             )
         encoder = create_backbone(backbone, in_channels=in_channels, faithful=faithful, width=width, norm=norm)
-        # Instance statistics of the design's own convolution need more than one position of the last maps.
-        factor = 2 if self.conv_channels and norm == "instance" else 1
         side = FRAME_SIZES.get(backbone)
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
-            smallest=(1, factor * encoder.smallest[0], factor * encoder.smallest[1]),
+            smallest=(1, *encoder.smallest),
             exact=(self.frames, side, side) if faithful else None,
         )
         self.backbone = encoder
@@ -341,13 +339,14 @@ class _WindowedNetwork(_PooledNetwork):
         )
         self.window, self.window_stride = window, window_stride
         if self.conv_channels:
+            # Without normalisation, as the fc layers: a short stack leaves it one position only.
             self.time_conv = ConvUnit(
                 self.backbone.num_maps,
                 scale_channels(self.conv_channels, width),
                 kernel_size=(window, 3, 3),
                 stride=(window_stride, 1, 1),
                 padding=(0, 1, 1),
-                norm=norm,
+                norm="none",
             )
             init_kaiming(self.time_conv)
 

@@ -26,10 +26,10 @@ readout : how frames become one answer. "linear" is the paper's; "last", "max" a
     the sum of the weights), which gives the weighted mean of the frames' logits, or their states' maximum. The paper's
     own rule on outputs is `combine_steps`.
 biases : one bias a gate, as the published equations of LSTM have it (torch.nn.LSTM has two that add up).
-dropout : none is known of; an option.
+dropout : not known; none in the paper's form, any value can be set.
 weights : they rise from 0 to 1, read as t / T for t = 1 … T, so that the first slice counts as well.
-initial weights : the LSTM starts from U(-1/sqrt(cells), 1/sqrt(cells)), our choice; the paper's frame network from
-    ImageNet.
+initial weights : the paper's frame network starts from ImageNet. Our choice for the rest: the LSTM from
+    U(-1/sqrt(cells), 1/sqrt(cells)), the last layer from a Gaussian of 1/sqrt(cells).
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
@@ -39,6 +39,7 @@ ends, for a volume has no end that comes last; `readout="mean"` goes well with i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -129,8 +130,6 @@ class SingleBiasLSTM(nn.LSTM):
             zeros = torch.zeros_like(getattr(self, name), requires_grad=False)
             delattr(self, name)
             self.register_buffer(name, zeros)
-            # Assigning puts it also on the list of weights that torch.nn.LSTM hands to its kernels.
-            setattr(self, name, zeros)
 
 
 @register(SPEC)
@@ -196,6 +195,14 @@ class StackedLSTM(SlicewiseNetwork):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(self.num_features, num_classes)
         self.init_classifier(self.classifier)
+
+    def init_classifier(self, layer: nn.Linear) -> None:
+        """Draw the last layer: states are small, so scores start near equal without the small weights that others have.
+
+        Smaller ones would hardly let a gradient through to the slices.
+        """
+        nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.in_features))
+        nn.init.zeros_(layer.bias)
 
     def encode_maps(self, x: Tensor) -> Tensor:
         """Return maps (N, F, h, w) of slices (N, C, H, W)."""
