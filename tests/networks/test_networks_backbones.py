@@ -1,0 +1,523 @@
+from __future__ import annotations
+
+import copy
+import math
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from volrec.errors import ConfigError
+from volrec.networks.backbones import BACKBONES, create_backbone
+from volrec.networks.backbones.blocks import SameMaxPool2d
+from volrec.networks.backbones.cnn_m import CNNM2048
+from volrec.networks.backbones.contract import Backbone
+from volrec.networks.layers import CrossChannelNorm
+
+SIDES = dict.fromkeys(BACKBONES, 224) | {"hybrid": 227, "alexnet": 220}
+NARROW = 1 / 16
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def meta(name: str, **arguments) -> Backbone:
+    with torch.device("meta"):
+        return create_backbone(name, **{"in_channels": 3, "faithful": True, **arguments}).eval()
+
+
+def count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def gmacs(network: Backbone, *size: int) -> float:
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network(torch.empty(1, *size, device="meta"))
+    return counter.get_total_flops() / 2e9
+
+
+def shapes(name: str, **arguments) -> dict[str, tuple[int, ...]]:
+    """Output (C, H, W) of every part of the trunk and the tail at the paper's slice size."""
+    network, found = meta(name, **arguments), {}
+    for part in (network.trunk, network.tail):
+        for label, module in part.named_children():
+            module.register_forward_hook(
+                lambda module, inputs, output, label=label: found.update({label: tuple(output.shape[1:])})
+            )
+    network(torch.empty(1, 3, SIDES[name], SIDES[name], device="meta"))
+    return found
+
+
+class TestThePapersNetworks:
+    @pytest.mark.parametrize(
+        ("name", "tail", "channels", "classes", "parameters", "products"),
+        [
+            ("hybrid", "fc6", 3, None, 60.94e6, 1.19),
+            ("cnn-m-2048", "fc7", 3, 101, 90.63e6, 1.66),
+            ("cnn-m-2048", "fc7", 20, 101, 90.71e6, 2.61),
+            ("vgg-16", "fc7", 3, 101, 134.67e6, 15.5),
+            ("vgg-16", "fc7", 20, 101, 134.68e6, 16.0),
+            ("vgg-16", "pool", 3, None, 14.71e6, 15.3),
+            ("bn-inception", "pool", 3, 101, 10_373_765, 2.03),
+            ("bn-inception", "pool", 10, 101, 10_395_717, 2.31),
+            ("googlenet", "pool", 3, None, 5_973_552, 1.58),
+            ("densenet-121", "pool", 3, None, 6_953_856, 2.60),
+            ("alexnet", "fc7", 3, None, 58_281_344, 1.09),
+        ],
+    )
+    def test_have_the_published_sizes(self, name, tail, channels, classes, parameters, products):
+        network = meta(name, tail=tail, in_channels=channels)
+        last = 0 if classes is None else classes * (network.num_features + 1)
+        found = count(network) + last
+        assert found == parameters if isinstance(parameters, int) else abs(found - parameters) < 0.006e6
+        assert gmacs(network, channels, SIDES[name], SIDES[name]) == pytest.approx(
+            products, abs=0.05 if products > 3 else 0.006
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "tail", "table"),
+        [
+            (
+                "hybrid",
+                "fc7",
+                {
+                    "conv1": (96, 111, 111),
+                    "pool1": (96, 55, 55),
+                    "conv2": (384, 26, 26),
+                    "pool2": (384, 13, 13),
+                    "conv3": (512, 13, 13),
+                    "conv4": (512, 13, 13),
+                    "conv5": (384, 13, 13),
+                    "pool5": (384, 6, 6),
+                    "fc6": (4096,),
+                    "fc7": (4096,),
+                },
+            ),
+            (
+                "alexnet",
+                "fc7",
+                {
+                    "conv1": (96, 53, 53),
+                    "pool1": (96, 26, 26),
+                    "conv2": (256, 26, 26),
+                    "pool2": (256, 13, 13),
+                    "conv3": (384, 13, 13),
+                    "conv4": (384, 13, 13),
+                    "conv5": (256, 13, 13),
+                    "pool5": (256, 6, 6),
+                    "fc6": (4096,),
+                    "fc7": (4096,),
+                },
+            ),
+            (
+                "cnn-m-2048",
+                "fc7",
+                {
+                    "conv1": (96, 109, 109),
+                    "pool1": (96, 54, 54),
+                    "conv2": (256, 26, 26),
+                    "pool2": (256, 13, 13),
+                    "conv3": (512, 13, 13),
+                    "conv5": (512, 13, 13),
+                    "pool5": (512, 6, 6),
+                    "fc6": (4096,),
+                    "fc7": (2048,),
+                },
+            ),
+            (
+                "vgg-16",
+                "fc7",
+                {
+                    "pool1": (64, 112, 112),
+                    "pool2": (128, 56, 56),
+                    "pool3": (256, 28, 28),
+                    "pool4": (512, 14, 14),
+                    "conv5_3": (512, 14, 14),
+                    "pool5": (512, 7, 7),
+                    "fc7": (4096,),
+                },
+            ),
+            (
+                "googlenet",
+                "pool",
+                {
+                    "conv1_7x7_s2": (64, 112, 112),
+                    "pool1_3x3_s2": (64, 56, 56),
+                    "conv2_3x3": (192, 56, 56),
+                    "pool2_3x3_s2": (192, 28, 28),
+                    "inception_3a": (256, 28, 28),
+                    "inception_3b": (480, 28, 28),
+                    "inception_4a": (512, 14, 14),
+                    "inception_4d": (528, 14, 14),
+                    "inception_4e": (832, 14, 14),
+                    "inception_5a": (832, 7, 7),
+                    "inception_5b": (1024, 7, 7),
+                },
+            ),
+            (
+                "bn-inception",
+                "pool",
+                {
+                    "conv1_7x7_s2": (64, 112, 112),
+                    "pool1_3x3_s2": (64, 56, 56),
+                    "pool2_3x3_s2": (192, 28, 28),
+                    "inception_3a": (256, 28, 28),
+                    "inception_3b": (320, 28, 28),
+                    "inception_3c": (576, 14, 14),
+                    "inception_4a": (576, 14, 14),
+                    "inception_4b": (576, 14, 14),
+                    "inception_4c": (608, 14, 14),
+                    "inception_4d": (608, 14, 14),
+                    "inception_4e": (1056, 7, 7),
+                    "inception_5a": (1024, 7, 7),
+                    "inception_5b": (1024, 7, 7),
+                },
+            ),
+            (
+                "densenet-121",
+                "pool",
+                {
+                    "conv0": (64, 112, 112),
+                    "pool0": (64, 56, 56),
+                    "block1": (256, 56, 56),
+                    "transition1": (128, 28, 28),
+                    "block2": (512, 28, 28),
+                    "transition2": (256, 14, 14),
+                    "block3": (1024, 14, 14),
+                    "transition3": (512, 7, 7),
+                    "block4": (1024, 7, 7),
+                },
+            ),
+        ],
+    )
+    def test_have_the_layers_of_their_tables(self, name, tail, table):
+        found = shapes(name, tail=tail)
+        assert {layer: found.get(layer) for layer in table} == table
+
+    @pytest.mark.parametrize(
+        ("name", "order"),
+        [
+            ("hybrid", ["conv1", "pool1", "norm1", "conv2", "pool2", "norm2", "conv3", "conv4", "conv5", "pool5"]),
+            ("alexnet", ["conv1", "pool1", "norm1", "conv2", "pool2", "norm2", "conv3", "conv4", "conv5", "pool5"]),
+            ("cnn-m-2048", ["conv1", "norm1", "pool1", "conv2", "norm2", "pool2", "conv3", "conv4", "conv5", "pool5"]),
+        ],
+    )
+    def test_response_normalisation_is_where_the_paper_has_it(self, name, order):
+        trunk = meta(name, tail="pool").trunk
+        assert [label for label, _ in trunk.named_children()] == order
+        assert isinstance(trunk.norm1, CrossChannelNorm)
+
+    def test_response_normalisation_of_googlenet_comes_after_pool1_and_before_pool2(self):
+        order = [label for label, _ in meta("googlenet").trunk.named_children()][:7]
+        assert order == [
+            "conv1_7x7_s2",
+            "pool1_3x3_s2",
+            "conv1_norm",
+            "conv2_3x3_reduce",
+            "conv2_3x3",
+            "conv2_norm",
+            "pool2_3x3_s2",
+        ]
+
+    def test_response_normalisation_is_caffes(self):
+        x = torch.randn(2, 9, 3, 4).double() * 50
+        squares = torch.stack([(x[:, max(0, c - 2) : c + 3] ** 2).sum(1) for c in range(9)], 1)
+        torch.testing.assert_close(meta("hybrid").trunk.norm1(x), x / (1 + 1e-4 / 5 * squares) ** 0.75)
+        torch.testing.assert_close(meta("cnn-m-2048").trunk.norm1(x), x / (2 + 1e-4 * squares) ** 0.75)
+
+    def test_temporal_tower_has_no_second_response_normalisation(self):
+        with torch.device("meta"):
+            tower = CNNM2048(
+                in_channels=20, faithful=True, width=1.0, norm="none", tail="fc7", dropout=0.0, norm2=False
+            )
+        assert hasattr(tower.trunk, "norm1")
+        assert not hasattr(tower.trunk, "norm2")
+
+    def test_groups_are_the_papers(self):
+        trunk = meta("hybrid").trunk
+        assert [trunk.get_submodule(f"conv{n}").conv.groups for n in range(1, 6)] == [1, 2, 1, 2, 2]
+        assert meta("hybrid", width=1 / 128).trunk.conv2.conv.groups == 1  # 1 channel into 3
+
+    def test_pools_of_stride_two_round_up(self):
+        rows = torch.arange(8.0).reshape(1, 1, 8, 1).expand(1, 1, 8, 8)
+        assert SameMaxPool2d()(rows)[0, 0, :, 0].tolist() == [2, 4, 6, 7]
+        assert create_backbone("hybrid", in_channels=1, faithful=True, width=NARROW).trunk.pool1(rows).shape[2] == 4
+
+    def test_inner_means_of_bn_inception_count_the_padding(self):
+        trunk = meta("bn-inception").trunk
+        pool = trunk.inception_3a.branches[-1].pool
+        assert pool(torch.ones(1, 1, 5, 5))[0, 0, 0, 0] == pytest.approx(4 / 9)
+        assert isinstance(trunk.inception_5b.branches[-1].pool, nn.MaxPool2d)
+
+    def test_bn_inception_has_biases_beside_batch_normalisation(self):
+        network = create_backbone("bn-inception", in_channels=3, faithful=True, width=NARROW)
+        convs = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+        norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+        assert len(convs) == len(norms) == 69
+        assert all((conv.bias == 0.2).all() for conv in convs)
+        assert {norm.eps for norm in norms} == {1e-5}
+
+    @pytest.mark.parametrize(("name", "bias"), [("hybrid", 0.1), ("alexnet", 0.1), ("cnn-m-2048", 0.0)])
+    def test_plain_networks_start_from_gaussians(self, name, bias):
+        network = create_backbone(name, in_channels=3, faithful=True, width=0.25, tail="fc6")
+        for layer in network.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                assert layer.weight.std().item() == pytest.approx(0.01, rel=0.03)
+                assert (layer.bias == bias).all()
+
+    @pytest.mark.parametrize("name", BACKBONES)
+    def test_smallest_is_the_smallest(self, name):
+        network = meta(name, width=NARROW)
+        side = network.smallest[0]
+        assert network(torch.empty(2, 3, side, side, device="meta")).shape == (2, network.num_features)
+        if name in ("hybrid", "alexnet", "cnn-m-2048"):
+            with pytest.raises(RuntimeError):
+                network(torch.empty(2, 3, side - 1, side - 1, device="meta"))
+
+    def test_only_fully_connected_tails_fix_the_size(self):
+        assert meta("hybrid").exact is None
+        assert meta("hybrid", tail="fc6").exact == (227, 227)
+        assert meta("alexnet", tail="fc6").exact == (220, 220)
+        assert meta("cnn-m-2048", tail="fc7").exact == meta("vgg-16", tail="fc7").exact == (224, 224)
+        assert create_backbone("hybrid", in_channels=1, width=NARROW, tail="fc6").exact is None
+
+    def test_dropout_follows_each_fully_connected_layer(self):
+        tail = create_backbone("vgg-16", in_channels=1, width=NARROW, tail="fc7", dropout=0.7).tail
+        assert [label for label, _ in tail.named_children()][-6:] == ["fc6", "relu6", "drop6", "fc7", "relu7", "drop7"]
+        assert tail.drop6.p == tail.drop7.p == 0.7
+
+
+class TestAdapted:
+    @pytest.mark.parametrize("name", BACKBONES)
+    def test_reads_every_size_from_the_smallest_up(self, name):
+        network = create_backbone(name, in_channels=2, width=NARROW).eval()
+        for size in ((16, 17), (19, 23), (31, 32), (33, 37)):
+            with torch.no_grad():
+                maps = network.forward_maps(torch.randn(1, 2, *size))
+                assert maps.shape[:2] == (1, network.num_maps)
+                assert network.forward_tail(maps).shape == (1, network.num_features)
+
+    @pytest.mark.parametrize("name", BACKBONES)
+    @pytest.mark.parametrize("norm", ["none", "batch", "instance", "group"])
+    def test_takes_every_normalisation_at_its_smallest_size(self, name, norm):
+        network = create_backbone(name, in_channels=1, width=NARROW, norm=norm)
+        features = network(torch.randn(2, 1, *network.smallest))
+        assert features.isfinite().all()
+        features.square().sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+        plain = sum(isinstance(layer, CrossChannelNorm) for layer in network.modules())
+        assert plain == (2 if norm == "none" and name not in ("vgg-16", "bn-inception", "densenet-121") else 0)
+
+    @pytest.mark.parametrize("name", ["googlenet", "bn-inception", "vgg-16", "densenet-121"])
+    def test_gives_the_papers_numbers_at_the_papers_size(self, name):
+        paper = create_backbone(name, in_channels=3, faithful=True, width=NARROW).eval()
+        free = create_backbone(
+            name, in_channels=3, width=NARROW, norm="none" if name in ("vgg-16", "googlenet") else "batch"
+        ).eval()
+        weights = copy.deepcopy(paper.state_dict())
+        for label in [label for label in weights if label.endswith("conv.bias") and name == "bn-inception"]:
+            # The adapted form has no bias beside a normalisation: it goes into the mean.
+            weights[label.replace("conv.bias", "norm.running_mean")] -= weights.pop(label)
+        free.load_state_dict(weights)
+        x = torch.randn(1, 3, 224, 224)
+        with torch.no_grad():
+            torch.testing.assert_close(free(x), paper(x))
+
+    @pytest.mark.parametrize("name", ["hybrid", "alexnet", "cnn-m-2048", "vgg-16"])
+    def test_fully_connected_tails_read_any_size(self, name):
+        network = create_backbone(name, in_channels=1, width=NARROW, tail="fc7", dropout=0.5)
+        assert network(torch.randn(2, 1, 40, 57)).shape == (2, network.num_features)
+        assert network.num_features == {"cnn-m-2048": 128}.get(name, 256)
+
+    @pytest.mark.parametrize("side", [1, 2, 3, 7, 8, 13])
+    def test_pool_gives_half_of_any_size_rounding_up(self, side):
+        x = torch.randn(2, 3, side, side + 1)
+        found = SameMaxPool2d()(x)
+        assert found.shape[2:] == (math.ceil(side / 2), math.ceil((side + 1) / 2))
+        if side % 2 == 0:
+            even = x[..., :side]
+            assert torch.equal(SameMaxPool2d()(even), F.max_pool2d(even, 3, 2, ceil_mode=True))
+        # No position is lost.
+        x[..., -1, -1] = 99
+        assert SameMaxPool2d()(x)[..., -1, -1].eq(99).all()
+
+
+def test_densenet_gives_the_numbers_of_monai():
+    from monai.networks.nets import DenseNet121
+
+    theirs = DenseNet121(spatial_dims=2, in_channels=2, out_channels=3, init_features=8, growth_rate=4).eval()
+    ours = create_backbone("densenet-121", in_channels=2, width=1 / 8).eval()
+    source = [value for key, value in theirs.state_dict().items() if not key.startswith("class_layers")]
+    target = ours.state_dict()
+    assert [value.shape for value in source] == [value.shape for value in target.values()]
+    filled = [torch.rand_like(value) + 0.5 if value.is_floating_point() else value for value in source]
+    ours.load_state_dict(dict(zip(target, filled, strict=True)))
+    others = {key: value for key, value in theirs.state_dict().items() if key.startswith("class_layers")}
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), [*filled, *others.values()], strict=True)))
+    theirs.class_layers.out = nn.Identity()
+    x = torch.randn(2, 2, 64, 96)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+class TestNetworksOfMonai:
+    @pytest.mark.parametrize(
+        ("name", "features", "side"),
+        [("resnet10", 512, 16), ("SEResNet50", 2048, 16), ("efficientnet-b0", 1280, 32), ("DenseNet121", 1024, 32)],
+    )
+    def test_classifiers_give_the_maps_before_their_pool(self, name, features, side):
+        with torch.device("meta"):
+            network = create_backbone(f"monai:{name}", in_channels=2)
+            maps = network.forward_maps(torch.empty(2, 2, 70, 90))
+        assert network.num_maps == network.num_features == features
+        assert network.smallest == (side, side)
+        assert maps.shape[:2] == (2, features)
+        assert min(maps.shape[2:]) > 1
+        assert network.forward_tail(maps).shape == (2, features)
+
+    def test_features_are_what_enters_the_classifier(self):
+        from monai.networks.nets import resnet10
+
+        theirs = resnet10(spatial_dims=2, n_input_channels=1, num_classes=4).eval()
+        ours = create_backbone("monai:resnet10", in_channels=1).eval()
+        weights = {f"network.{key}": value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
+        ours.trunk.load_state_dict(weights)
+        x = torch.randn(2, 1, 33, 41)
+        torch.testing.assert_close(theirs.fc(ours(x)), theirs(x))
+        maps = ours.forward_maps(x)
+        torch.testing.assert_close(maps.mean((2, 3)), ours(x))
+        assert torch.equal(copy.deepcopy(ours)(x), ours(x))
+        exported = torch.export.export(ours, (x,)).module()
+        torch.testing.assert_close(exported(x), ours(x))
+
+    def test_networks_that_end_in_maps_give_their_mean(self):
+        network = create_backbone("monai:HighResNet", in_channels=1).eval()
+        x = torch.randn(2, 1, 18, 21)
+        maps = network.forward_maps(x)
+        assert maps.shape == (2, 64, 18, 21)
+        torch.testing.assert_close(network(x), maps.mean((2, 3)))
+
+    def test_lists_of_outputs_and_multiples_of_32_are_handled(self):
+        with torch.device("meta"):
+            listed = create_backbone("monai:BasicUNetPlusPlus", in_channels=1)
+            padded = create_backbone("monai:SegResNet", in_channels=1)
+            assert listed(torch.empty(2, 1, 40, 50)).shape == (2, 64)
+            assert padded.forward_maps(torch.empty(2, 1, 33, 70)).shape == (2, 64, 64, 96)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("DenseNet112", "Did you mean 'DenseNet1"),
+            ("Sequential", "MONAI has no network 'Sequential'"),
+            ("densenet", "MONAI has no network 'densenet'"),  # a module
+            ("__import__", "MONAI has no network"),
+            ("drop_connect", "MONAI has no network"),
+            ("get_pretrained_resnet_medicalnet", "MONAI has no network"),
+            ("UNet", "missing 2 required positional arguments: 'channels' and 'strides'"),
+            ("ViT", "missing 2 required positional arguments"),
+            ("HoVerNet", "Input size should be 256 x 256"),
+            ("vista3d132", "MONAI has no network"),  # takes no number of axes
+        ],
+    )
+    def test_refuses_what_cannot_encode_slices(self, name, message):
+        with pytest.raises(ConfigError) as caught:
+            create_backbone(f"monai:{name}", in_channels=1)
+        assert message in str(caught.value)
+        assert caught.value.remedy
+
+    def test_missing_torchvision_is_named(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torchvision", None)
+        with pytest.raises(ConfigError, match="torchvision"):
+            create_backbone("monai:TorchVisionFCModel", in_channels=3)
+
+    def test_has_no_fully_connected_tail(self):
+        with pytest.raises(ConfigError, match="monai:resnet10 has no fc6"):
+            create_backbone("monai:resnet10", in_channels=1, tail="fc6")
+
+
+class _Fake(nn.Module):
+    """What volrec asks of a network of timm; `kind` is the layout of its features."""
+
+    def __init__(self, kind: str, in_chans: int) -> None:
+        super().__init__()
+        self.kind, self.num_features = kind, 6
+        self.conv = nn.Conv2d(in_chans, 6, 3, 2, 1)
+        self.head = nn.Linear(6, 10)
+
+    def forward_features(self, x):
+        x = self.conv(x)
+        return {"maps": x, "last": x.permute(0, 2, 3, 1), "tokens": x.flatten(2).transpose(1, 2)}[self.kind]
+
+    def forward_head(self, x, pre_logits=False):
+        assert pre_logits
+        axes = {"maps": (2, 3), "last": (1, 2), "tokens": (1,)}[self.kind]
+        return self.head(x.mean(axes))
+
+
+@pytest.fixture
+def fake_timm(monkeypatch):
+    module = types.ModuleType("timm")
+    module.calls = []
+
+    def create_model(name, *, pretrained, in_chans, num_classes):
+        module.calls.append((name, pretrained, in_chans, num_classes))
+        return _Fake(name.split(".")[0], in_chans)
+
+    module.create_model = create_model
+    module.list_models = lambda: ["maps", "last", "tokens"]
+    monkeypatch.setitem(sys.modules, "timm", module)
+    return module
+
+
+class TestNetworksOfTimm:
+    @pytest.mark.parametrize("kind", ["maps", "last", "tokens"])
+    def test_are_built_without_weights_and_split_at_their_head(self, fake_timm, kind):
+        network = create_backbone(f"timm:{kind}", in_channels=2)
+        assert fake_timm.calls == [(kind, False, 2, 0)]
+        x = torch.randn(3, 2, 20, 24)
+        maps = network.forward_maps(x)
+        assert maps.shape == ((3, 10, 1, 1) if kind == "tokens" else (3, 6, 10, 12))
+        assert (network.num_maps, network.num_features) == (maps.shape[1], 10)
+        inner = network.trunk.network
+        torch.testing.assert_close(network(x), inner.forward_head(inner.forward_features(x), pre_logits=True))
+        network(x).sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+        assert len(network.state_dict()) == 4
+
+    def test_names_with_a_tag_pass_and_others_do_not(self, fake_timm):
+        create_backbone("timm:maps.a1_in1k", in_channels=1)
+        with pytest.raises(ConfigError, match="Did you mean 'tokens'"):
+            create_backbone("timm:tokns", in_channels=1)
+        with pytest.raises(ConfigError, match="timm has no network 'hf-hub:some/maps'"):
+            create_backbone("timm:hf-hub:some/maps", in_channels=1)
+        assert len(fake_timm.calls) == 1
+
+    def test_missing_timm_is_named_with_the_extra(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "timm", None)
+        with pytest.raises(ConfigError, match=r"volrec\[timm\].*replaces a CPU build of torch"):
+            create_backbone("timm:resnet18", in_channels=1)
+
+
+def test_unknown_names_and_tails_are_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="Did you mean 'googlenet'"):
+        create_backbone("googelnet", in_channels=1)
+    for name in ("googlenet", "bn-inception", "densenet-121"):
+        with pytest.raises(ConfigError, match=f"{name} has no fc6.*Choose one of pool"):
+            create_backbone(name, in_channels=1, width=NARROW, tail="fc6")
+
+
+def test_no_library_is_imported_for_the_papers_networks():
+    code = (
+        "import sys; from volrec.networks.backbones import create_backbone as c; c('hybrid', in_channels=1, width=.1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; sys.exit('monai' in sys.modules or 'timm' in sys.modules)"], check=False
+    )
+    assert done.returncode == 0
