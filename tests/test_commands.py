@@ -193,3 +193,29 @@ def test_phantoms_train_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(arguments) == 0
     assert main(["inspect", str(folder), "--labels", str(folder / "labels.csv"), "--no-sheet"]) == 0
     assert "12 studies of 12 patients" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", volrec.networks.list_networks())
+def test_every_network_is_planned_trained_and_used(name: str, trained: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    folder, labels, _ = trained
+    run = tmp_path / "run"
+    options = ["--out", str(run), "--network", name, *QUICK[2:], "--set", "trainer.batches_per_epoch=1", "--epochs", "1"]
+    assert main(["train", str(folder), "--labels", str(labels), *options]) == 0
+    assert load_config(run / "config.yaml").network.name == name
+    assert main(["predict", str(run), str(folder), "--out", str(tmp_path / "scores.csv")]) == 0
+    assert len(pd.read_csv(tmp_path / "scores.csv")) == 20
+
+
+def test_models_lists_the_zoo_and_tells_one_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    told = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in told.splitlines() if line.strip()}
+    assert set(volrec.networks.list_networks()) <= set(rows)
+    assert rows["i3d"][1:6] == ["Carreira", "2017", "12.7", "111", "3x64x224x224"]
+    assert max(len(line) for line in told.splitlines()) <= 80
+    assert main(["models", "t3d-121"]) == 0
+    told = capsys.readouterr().out
+    facts = volrec.networks.describe("t3d-121")
+    assert f"{facts['parameters']:,} parameters" in told
+    assert all(option in told for option in facts["options"])
+    assert all(ambiguity.split(":")[0] in told for ambiguity in facts["ambiguities"])

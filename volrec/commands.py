@@ -195,19 +195,20 @@ def models(name: str | None, console: Console) -> None:
                     each,
                     _short(facts["paper"], facts["year"]),
                     f"{facts['parameters'] / 1e6:.1f}",
-                    f"{facts['gmacs']:.1f}",
+                    f"{facts['gmacs']:.3g}",
                     "x".join(map(str, facts["clip"])),
-                    "x".join(map(str, facts["smallest"])),
+                    "x".join(map(str, networks.spec(each).smallest)),
                     "yes" if facts["slicewise"] else "no",
                     ", ".join(facts["options"]) if wide else len(facts["options"]),
                 )
             )
-        headings = ("name", "paper", "M par.", "GMAC", "clip CxTxHxW", "least TxHxW", "by slice", "options")
-        terminal.print_rows(headings, rows, console)
+        headings = ("name", "paper", "M par", "GMAC", "clip\nC x T x H x W", "least\nTxHxW", "by\nslice", "options")
+        headings = headings if wide else (*headings[:-1], "opts")
+        terminal.print_rows(headings, rows, console, plain=True)
         _say(
             console,
-            "One in full, with its options: volrec models NAME. "
-            "Parameters (millions) and cost: the paper's network at its own clip.",
+            "One in full, with its layers and options: volrec models NAME.\nParameters (millions) and multiply-adds: "
+            "the paper's network at its own clip.\nLeast: the smallest clip of the form adapted to volumes.",
         )
         return
     facts = networks.describe(name)
@@ -235,11 +236,10 @@ def models(name: str | None, console: Console) -> None:
 
 
 def _short(paper: str, year: int | None) -> str:
-    """Return ``Tran et al. 2015`` for the list of authors; ``baseline`` for a network of no paper."""
+    """Return ``Tran 2015`` for the list of authors; ``baseline`` for a network of no paper."""
     if paper == "-":
         return "baseline"
-    first, *others = paper.split(",")
-    return f"{first}{' et al.' if others else ''}{f' {year}' if year else ''}"
+    return f"{paper.split(',')[0]}{f' {year}' if year else ''}"
 
 
 def schema(console: Console, *, as_json: bool) -> None:

@@ -94,11 +94,20 @@ def print_keys(console: Console) -> None:
     console.print(table)
 
 
-def print_rows(headings: Sequence[str], rows: Sequence[Sequence[object]], console: Console, *, title: str = "") -> None:
-    """Print a plain table."""
+def print_rows(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    console: Console,
+    *,
+    title: str = "",
+    plain: bool = False,
+) -> None:
+    """Print a table; a plain one has no lines between columns, which spares width."""
+    from rich.box import HEAVY_HEAD
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", show_edge=False)
+    look: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0)} if plain else {"box": HEAVY_HEAD}
+    table = Table(title=title or None, title_justify="left", show_edge=False, **look)
     for number, heading in enumerate(headings):
         table.add_column(heading, overflow="fold", no_wrap=number == 0)  # names stay whole: they are typed again
     for row in rows:
