@@ -307,7 +307,7 @@ class I3D(SequenceNetwork):
 class _MaxPool3d(SameMaxPool3d):
     """SAME max pooling that first lays the maps out with the channels last.
 
-    On a CPU that is up to 20 times as fast, the copy included; convolutions of single clips give the other layout.
+    On a CPU torch's pool is many times faster in that layout, and convolutions of single clips often give the other.
     """
 
     def forward(self, x: Tensor) -> Tensor:
