@@ -199,7 +199,17 @@ def test_phantoms_train_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFix
 def test_every_network_is_planned_trained_and_used(name: str, trained: tuple[Path, Path, Path], tmp_path: Path) -> None:
     folder, labels, _ = trained
     run = tmp_path / "run"
-    options = ["--out", str(run), "--network", name, *QUICK[2:], "--set", "trainer.batches_per_epoch=1", "--epochs", "1"]
+    options = [
+        "--out",
+        str(run),
+        "--network",
+        name,
+        *QUICK[2:],
+        "--set",
+        "trainer.batches_per_epoch=1",
+        "--epochs",
+        "1",
+    ]
     assert main(["train", str(folder), "--labels", str(labels), *options]) == 0
     assert load_config(run / "config.yaml").network.name == name
     assert main(["predict", str(run), str(folder), "--out", str(tmp_path / "scores.csv")]) == 0

@@ -6,7 +6,7 @@ from torch import nn
 
 from volrec.errors import ConfigError
 from volrec.networks import create, describe
-from volrec.networks.lrcn import CaffeLSTM
+from volrec.networks.layers import SingleBiasLSTM
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +22,12 @@ def count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def loop(lstm: CaffeLSTM, x: torch.Tensor, suffix: str = "") -> torch.Tensor:
+def loop(lstm: SingleBiasLSTM, x: torch.Tensor, suffix: str = "") -> torch.Tensor:
     """The recurrence of one direction step by step in float64: one bias a gate, gates i, f, g, o."""
-    weights = {name: value.double() for name, value in lstm.lstm.named_parameters()}
-    inner, bias = weights[f"weight_ih_l0{suffix}"][:, :-1], weights[f"weight_ih_l0{suffix}"][:, -1]
+    weights = {name: value.double() for name, value in lstm.named_parameters()}
+    inner, bias = weights[f"weight_ih_l0{suffix}"], weights[f"bias_ih_l0{suffix}"]
     recurrent = weights[f"weight_hh_l0{suffix}"]
-    state = cell = torch.zeros(len(x), lstm.units, dtype=torch.float64)
+    state = cell = torch.zeros(len(x), lstm.hidden_size, dtype=torch.float64)
     states = []
     for step in x.double().unbind(1):
         i, f, g, o = (step @ inner.T + state @ recurrent.T + bias).chunk(4, dim=1)
@@ -43,16 +43,16 @@ class TestThePapersNetwork:
         parts = {layer["name"]: layer["parameters"] for layer in told["layers"]}
         cnn = sum(number for name, number in parts.items() if name.startswith("backbone."))
         assert cnn / 1e6 == pytest.approx(60.94, abs=0.005)
-        assert parts["lstm1.lstm"] == 4 * 256 * (4096 + 256 + 1) == 4_457_472
+        assert parts["lstm1"] == 4 * 256 * (4096 + 256 + 1) == 4_457_472
         assert parts["classifier"] == 25_957
         assert told["parameters"] == 65_421_285
         assert told["gmacs"] == pytest.approx(19.0 + 0.07, abs=0.05)
         wide = describe("lrcn", hidden=1024)
-        assert {layer["name"]: layer["parameters"] for layer in wide["layers"]}["lstm1.lstm"] == 20_975_616
+        assert {layer["name"]: layer["parameters"] for layer in wide["layers"]}["lstm1"] == 20_975_616
 
     def test_has_the_layers_of_the_table(self):
         found = {layer["name"]: tuple(layer["output"]) for layer in describe("lrcn")["layers"]}
-        table = {"slice_maps": (384, 16, 6, 6), "lstm1.lstm": (16, 256), "classifier": (101,)}
+        table = {"slice_maps": (384, 16, 6, 6), "lstm1": (16, 256), "classifier": (101,)}
         # Layers of the backbone see the 16 slices of a clip one beside the other.
         table |= {"backbone.trunk.pool5": (384, 6, 6), "backbone.tail.fc6": (4096,)}
         assert {name: found[name] for name in table} == table
@@ -60,7 +60,7 @@ class TestThePapersNetwork:
     def test_second_net_reads_fc7(self):
         with torch.device("meta"):
             network = create("lrcn", num_classes=101, faithful=True, features="fc7")
-        assert network.lstm1.lstm.input_size == 4096 + 1
+        assert network.lstm1.input_size == 4096
         assert network.backbone.tail.fc7.out_features == 4096
         assert count(network) == 65_421_285 + 4096 * 4097
 
@@ -72,11 +72,11 @@ class TestThePapersNetwork:
 
     def test_starts_from_the_papers_weights(self):
         network = create("lrcn", num_classes=50, faithful=True, width=0.25)
-        weights = dict(network.lstm1.lstm.named_parameters())
-        for weight in (weights["weight_ih_l0"][:, :-1], weights["weight_hh_l0"]):
+        weights = dict(network.lstm1.named_parameters())
+        for weight in (weights["weight_ih_l0"], weights["weight_hh_l0"]):
             assert weight.abs().max() <= 0.01
             assert weight.std().item() == pytest.approx(0.01 / 3**0.5, rel=0.02)
-        assert (weights["weight_ih_l0"][:, -1] == 0).all()
+        assert (weights["bias_ih_l0"] == 0).all()
         assert network.backbone.trunk.conv3.conv.weight.std().item() == pytest.approx(0.01, rel=0.02)
         assert (network.backbone.trunk.conv3.conv.bias == 0.1).all()
         assert network.classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
@@ -107,40 +107,40 @@ class TestThePapersNetwork:
 
 class TestLSTM:
     def test_equals_a_loop_in_float64(self):
-        lstm = CaffeLSTM(5, 4)
-        nn.init.normal_(lstm.lstm.weight_ih_l0)
+        lstm = SingleBiasLSTM(5, 4)
         x = torch.randn(3, 7, 5)
-        torch.testing.assert_close(lstm(x).double(), loop(lstm, x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(lstm(x)[0].double(), loop(lstm, x), rtol=1e-5, atol=1e-6)
 
     def test_equals_torchs_with_the_same_total_bias(self):
-        lstm, theirs = CaffeLSTM(5, 4, bidirectional=True), nn.LSTM(5, 4, batch_first=True, bidirectional=True)
+        lstm, theirs = SingleBiasLSTM(5, 4, bidirectional=True), nn.LSTM(5, 4, batch_first=True, bidirectional=True)
+        theirs.load_state_dict(lstm.state_dict())
         with torch.no_grad():
             for suffix in ("", "_reverse"):
-                weight = getattr(lstm.lstm, f"weight_ih_l0{suffix}")
-                getattr(theirs, f"weight_ih_l0{suffix}").copy_(weight[:, :-1])
-                getattr(theirs, f"weight_hh_l0{suffix}").copy_(getattr(lstm.lstm, f"weight_hh_l0{suffix}"))
-                second = getattr(theirs, f"bias_hh_l0{suffix}")
-                getattr(theirs, f"bias_ih_l0{suffix}").copy_(weight[:, -1] - second)
+                second = torch.randn(16)
+                getattr(theirs, f"bias_ih_l0{suffix}").sub_(second)
+                getattr(theirs, f"bias_hh_l0{suffix}").add_(second)
         x = torch.randn(3, 7, 5)
-        torch.testing.assert_close(lstm(x), theirs(x)[0])
+        torch.testing.assert_close(lstm(x)[0], theirs(x)[0])
         assert count(theirs) - count(lstm) == 2 * 4 * 4
 
     def test_second_direction_reads_from_the_end(self):
-        lstm = CaffeLSTM(5, 4, bidirectional=True)
+        lstm = SingleBiasLSTM(5, 4, bidirectional=True)
         x = torch.randn(2, 6, 5)
-        found = lstm(x).double()
+        found = lstm(x)[0].double()
         torch.testing.assert_close(found[..., :4], loop(lstm, x), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(found[..., 4:], loop(lstm, x.flip(1), "_reverse").flip(1), rtol=1e-5, atol=1e-6)
 
     def test_forget_gate_is_open_at_first_in_the_adapted_form_only(self):
-        for paper_init, forget in ((False, 1.0), (True, 0.0)):
-            bias = CaffeLSTM(5, 4, paper_init=paper_init).lstm.weight_ih_l0[:, -1]
-            assert bias.tolist() == [0.0] * 4 + [forget] * 4 + [0.0] * 8
+        for faithful, forget in ((False, 1.0), (True, 0.0)):
+            lstm = create("lrcn", num_classes=2, width=1 / 64, faithful=faithful).lstm1
+            assert lstm.bias_ih_l0.tolist() == [0.0] * 4 + [forget] * 4 + [0.0] * 8
 
     def test_gradients_in_eval_mode_go_around_cudnn(self, monkeypatch):
-        lstm, seen = CaffeLSTM(5, 4), []
-        forward = lstm.lstm.forward
-        monkeypatch.setattr(lstm.lstm, "forward", lambda x: (seen.append(torch.backends.cudnn.enabled), forward(x))[1])
+        lstm, seen = SingleBiasLSTM(5, 4), []
+        forward = nn.LSTM.forward
+        monkeypatch.setattr(
+            nn.LSTM, "forward", lambda *given: (seen.append(torch.backends.cudnn.enabled), forward(*given))[1]
+        )
         x = torch.randn(1, 2, 5)
         lstm(x)
         lstm.eval()(x)
@@ -160,7 +160,7 @@ class TestScores:
         assert steps.shape == (2, 6, 3)
         torch.testing.assert_close(steps.mean(1), network(x))
         assert not torch.allclose(steps, network.slice_logits(features))
-        torch.testing.assert_close(network.classifier(network.lstm1(features)), steps)
+        torch.testing.assert_close(network.classifier(network.lstm1(features)[0]), steps)
 
     def test_a_step_knows_the_slices_before_it_only(self):
         x = torch.randn(1, 1, 6, 16, 16)
@@ -180,7 +180,7 @@ class TestScores:
     def test_readout_takes_the_last_step_or_the_largest_value(self):
         network = narrow().eval()
         features = torch.randn(2, 5, network.backbone.num_features)
-        states = network.lstm1(features)
+        states = network.lstm1(features)[0]
         for readout, read in (("mean", states.mean(1)), ("last", states[:, -1]), ("max", states.amax(1))):
             other = narrow(readout=readout).eval()
             other.load_state_dict(network.state_dict())
@@ -189,7 +189,7 @@ class TestScores:
     def test_last_step_of_the_second_direction_is_the_first_slice(self):
         network = narrow(readout="last", bidirectional=True).eval()
         features = torch.randn(2, 5, network.backbone.num_features)
-        states = network.lstm1(features)
+        states = network.lstm1(features)[0]
         expected = torch.cat([states[:, -1, :16], states[:, 0, 16:]], 1)
         assert torch.equal(network.aggregate(features, pre_logits=True), expected)
 
@@ -197,7 +197,7 @@ class TestScores:
 class TestAdapted:
     def test_hidden_sets_the_units_times_width(self):
         assert narrow().num_features == 16
-        assert narrow(hidden=1024).lstm1.units == 64
+        assert narrow(hidden=1024).lstm1.hidden_size == 64
         assert narrow(hidden=1024, bidirectional=True).num_features == 128
 
     @pytest.mark.parametrize("features", ["pool", "fc6", "fc7"])
@@ -208,7 +208,7 @@ class TestAdapted:
 
     def test_any_backbone_by_name(self):
         network = narrow(backbone="monai:resnet10", num_classes=2).eval()
-        assert network.lstm1.lstm.input_size == 512 + 1
+        assert network.lstm1.input_size == 512
         x = torch.randn(2, 1, 3, 17, 20)
         assert network(x).shape == (2, 2)
         assert network.architecture["options"]["backbone"] == "monai:resnet10"

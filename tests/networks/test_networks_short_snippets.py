@@ -9,8 +9,9 @@ from torch import nn
 
 from volrec.errors import ConfigError
 from volrec.networks import create, describe
+from volrec.networks.layers import SingleBiasLSTM
 from volrec.networks.short_snippets import count_windows, hang_over, slice_windows
-from volrec.networks.stacked_lstm import SingleBiasLSTM, combine_steps, linear_gain
+from volrec.networks.stacked_lstm import combine_steps, linear_gain
 
 POOLED = ("conv-pooling", "late-pooling", "slow-pooling", "local-pooling")
 DESIGNS = (*POOLED, "time-conv")
@@ -370,7 +371,7 @@ class TestStackedLSTM:
 
     def test_takes_the_weights_of_the_ordinary_lstm(self):
         theirs = nn.LSTM(6, 5, num_layers=2, bidirectional=True, batch_first=True)
-        ours = SingleBiasLSTM(6, 5, num_layers=2, bidirectional=True, batch_first=True)
+        ours = SingleBiasLSTM(6, 5, num_layers=2, bidirectional=True)
         x = torch.randn(2, 4, 6)
         ours.load_state_dict(theirs.state_dict())
         torch.testing.assert_close(ours(x)[0], theirs(x)[0])

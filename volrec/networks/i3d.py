@@ -166,7 +166,7 @@ class Mixed(nn.Module):
         self.b1b = unit(b1a, b1b, 3)
         self.b2a = unit(channels, b2a, 1)
         self.b2b = unit(b2a, b2b, 3)
-        self.b3a = _MaxPool3d(3, 1)
+        self.b3a = SameMaxPool3d(3, 1)
         self.b3b = unit(channels, b3b, 1)
         self.out_channels = b0 + b1b + b2b + b3b
 
@@ -236,7 +236,7 @@ class I3D(SequenceNetwork):
             if name.startswith("MaxPool3d"):
                 # A window shorter than its stride would step over slices.
                 step = next(strides)
-                layer = _MaxPool3d([max(sizes) for sizes in zip(numbers, step, strict=True)], step)
+                layer = SameMaxPool3d([max(sizes) for sizes in zip(numbers, step, strict=True)], step)
             elif name.startswith("Conv3d"):
                 out = scale_channels(numbers[0], width)
                 layer = unit(channels, out, numbers[1], next(strides) if name == "Conv3d_1a_7x7" else 1)
@@ -302,17 +302,6 @@ class I3D(SequenceNetwork):
         steps = self.average(self.forward_features(x)).transpose(1, 2)
         pooled = self.pool(steps.flatten(0, 1).unsqueeze(2))
         return self.classifier(self.dropout(pooled)).unflatten(0, steps.shape[:2])
-
-
-class _MaxPool3d(SameMaxPool3d):
-    """SAME max pooling that first lays the maps out with the channels last.
-
-    On a CPU torch's pool is many times faster in that layout, and convolutions of single clips often give the other.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the maxima (B, C, ceil(T / s), ceil(H / s), ceil(W / s))."""
-        return super().forward(x.contiguous(memory_format=torch.channels_last_3d))
 
 
 class _ReplicateConv3d(SameConv3d):

@@ -41,23 +41,21 @@ canonical order, so one direction is the default.
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from volrec.networks.backbones import BACKBONES, PREFIXES, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
-from volrec.networks.layers import NORMS, scale_channels
+from volrec.networks.layers import NORMS, SingleBiasLSTM, scale_channels
 from volrec.networks.registry import register
 
-__all__ = ["LRCN", "CaffeLSTM"]
+__all__ = ["LRCN"]
 
 SPEC = NetworkSpec(
     name="lrcn",
-    paper="Donahue et al., CVPR 2015",
+    paper="Donahue, Hendricks, Guadarrama, Rohrbach, Venugopalan, Saenko, Darrell",
     title="Long-term Recurrent Convolutional Networks for Visual Recognition and Description",
     year=2015,
     default_clip=(3, 16, 227, 227),
@@ -153,7 +151,8 @@ class LRCN(SlicewiseNetwork):
         # A fully connected tail has its own dropout after every layer.
         self.drop_features = nn.Dropout(feature_dropout if features == "pool" else 0.0)
         units = scale_channels(hidden, width)
-        self.lstm1 = CaffeLSTM(encoder.num_features, units, bidirectional=bidirectional, paper_init=faithful)
+        self.lstm1 = SingleBiasLSTM(encoder.num_features, units, bidirectional=bidirectional)
+        _init_lstm(self.lstm1, faithful=faithful)
         self.drop = nn.Dropout(dropout)
         self.num_features = units * (2 if bidirectional else 1)
         self.classifier = nn.Linear(self.num_features, num_classes)
@@ -169,7 +168,7 @@ class LRCN(SlicewiseNetwork):
 
     def aggregate(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return logits (B, num_classes) of slice features (B, T, F)."""
-        states = self.drop(self.lstm1(features))
+        states = self.drop(self.lstm1(features)[0])
         if self.readout == "mean":
             read = states.mean(1)
         elif self.readout == "max":
@@ -183,47 +182,17 @@ class LRCN(SlicewiseNetwork):
 
         Unlike those of `slice_logits` they know the slices before (with ``bidirectional=True`` all slices).
         """
-        return self.classifier(self.drop(self.lstm1(features)))
+        return self.classifier(self.drop(self.lstm1(features)[0]))
 
 
-class CaffeLSTM(nn.Module):
-    """One layer of LSTM over (B, T, F) with one bias a gate, as Caffe has it; torch's own has two that add up.
-
-    The bias is the last column of the input weights: it multiplies a feature that is always 1.
-
-    Parameters
-    ----------
-    features, units : int
-        Size of the input and of the state.
-    bidirectional : bool
-        A second layer reads from the end; its states follow those of the first.
-    paper_init : bool
-        True: weights between -.01 and .01, biases 0. False: torch's bounds, the forget gate's bias 1, the others 0.
-    """
-
-    def __init__(self, features: int, units: int, *, bidirectional: bool = False, paper_init: bool = False) -> None:
-        super().__init__()
-        self.units = units
-        self.lstm = nn.LSTM(features + 1, units, bias=False, batch_first=True, bidirectional=bidirectional)
-        bound = 0.01 if paper_init else 1 / math.sqrt(units)
-        with torch.no_grad():
-            for name, weight in self.lstm.named_parameters():
-                nn.init.uniform_(weight, -bound, bound)
-                if name.startswith("weight_ih"):
-                    weight[:, -1] = 0
-                    # Gates lie in the order input, forget, cell, output.
-                    weight[units : 2 * units, -1] = 0.0 if paper_init else 1.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return states (B, T, units), or (B, T, 2 units) where bidirectional."""
-        x = F.pad(x, (0, 1), value=1.0)
-        # cuDNN refuses to differentiate a recurrent layer in eval mode, which Grad-CAM asks for.
-        differentiates_in_eval = torch.is_grad_enabled() and not self.training
-        with torch.backends.cudnn.flags(enabled=False) if differentiates_in_eval else nullcontext():
-            return self.lstm(x)[0]
-
-    def last_step(self, states: Tensor) -> Tensor:
-        """Return the state (B, units or 2 units) of each direction after it has read every step."""
-        if not self.lstm.bidirectional:
-            return states[:, -1]
-        return torch.cat([states[:, -1, : self.units], states[:, 0, self.units :]], dim=1)
+def _init_lstm(lstm: SingleBiasLSTM, *, faithful: bool) -> None:
+    """Draw the weights: between -.01 and .01 with biases of 0 as the paper; adapted, the forget gate starts open."""
+    units = lstm.hidden_size
+    bound = 0.01 if faithful else 1 / math.sqrt(units)
+    with torch.no_grad():
+        for name, parameter in lstm.named_parameters():
+            if name.startswith("weight"):
+                nn.init.uniform_(parameter, -bound, bound)
+            else:
+                parameter.zero_()
+                parameter[units : 2 * units] = 0.0 if faithful else 1.0

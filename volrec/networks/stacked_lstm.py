@@ -40,7 +40,6 @@ ends, for a volume has no end that comes last; `readout="mean"` goes well with i
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,11 +47,11 @@ from torch import Tensor, nn
 from volrec.networks.backbones import BACKBONES, PREFIXES, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
-from volrec.networks.layers import NORMS, scale_channels
+from volrec.networks.layers import NORMS, SingleBiasLSTM, scale_channels
 from volrec.networks.registry import register
 from volrec.networks.short_snippets import FRAME_SIZES
 
-__all__ = ["SingleBiasLSTM", "StackedLSTM", "combine_steps", "linear_gain"]
+__all__ = ["StackedLSTM", "combine_steps", "linear_gain"]
 
 _READOUTS = ("linear", "last", "max", "mean")
 
@@ -118,20 +117,6 @@ def combine_steps(step_logits: Tensor, readout: str = "linear") -> Tensor:
     return _read_out(outputs, readout)
 
 
-class SingleBiasLSTM(nn.LSTM):
-    """An LSTM with one bias a gate, as it was published, where `torch.nn.LSTM` has two that add up.
-
-    The second one is kept as a buffer of zeros under its usual name, so that the states of `torch.nn.LSTM` fit.
-    """
-
-    def __init__(self, input_size: int, hidden_size: int, **rest: Any) -> None:
-        super().__init__(input_size, hidden_size, **rest)
-        for name in [name for name, _ in self.named_parameters() if name.startswith("bias_hh")]:
-            zeros = torch.zeros_like(getattr(self, name), requires_grad=False)
-            delattr(self, name)
-            self.register_buffer(name, zeros)
-
-
 @register(SPEC)
 class StackedLSTM(SlicewiseNetwork):
     """Stacked LSTM over slices; see the head of this file.
@@ -189,7 +174,6 @@ class StackedLSTM(SlicewiseNetwork):
             num_layers=layers,
             bidirectional=bidirectional,
             dropout=dropout if layers > 1 else 0.0,
-            batch_first=True,
         )
         self.num_features = 2 * cells if bidirectional else cells
         self.dropout = nn.Dropout(dropout)

@@ -43,8 +43,13 @@ def plan_slice_axis(cohort: Cohort, reasons: dict[str, str]) -> str:
     return "acquired"
 
 
-def plan_grid(facts: Fingerprint, fixed: Mapping[str, Any], reasons: dict[str, str]) -> dict[str, Any]:
-    """Choose spacing and canvas so that the whole study fits the voxel budget of the device."""
+def plan_grid(
+    facts: Fingerprint, fixed: Mapping[str, Any], smallest: Sequence[int], reasons: dict[str, str]
+) -> dict[str, Any]:
+    """Choose spacing and canvas so that the whole study fits the voxel budget of the device.
+
+    The canvas holds at least what the network can read, `smallest` voxels (T, H, W).
+    """
     own = [spread.median for spread in facts.spacing]
     uniform = all(spread.high / max(spread.low, 1e-6) < SAME_SPACING for spread in facts.spacing)
     # What must fit is mm: where spacings differ, a voxel means something else from study to study.
@@ -66,7 +71,7 @@ def plan_grid(facts: Fingerprint, fixed: Mapping[str, Any], reasons: dict[str, s
     else:
         sides = [length / step for length, step in zip(extent, resampled, strict=True)]
     canvas = [_round_up(side, 4 if axis == 0 else 8) for axis, side in enumerate(sides)]
-    canvas = [max(size, least) for size, least in zip(canvas, (8, 16, 16), strict=True)]
+    canvas = [max(sizes) for sizes in zip(canvas, (8, 16, 16), smallest, strict=True)]
     shown = " x ".join(f"{step:.3g}" for step in own)
     if resampled is None:
         reasons["preprocess.spacing"] = f"all studies share {shown} mm: nothing is resampled"

@@ -106,7 +106,8 @@ def make_plan(
         reasons["data.balance"] = f"the rarest class holds {facts.smallest_share:.0%} of the studies"
     values["data"] = with_keys(data, "data", fixed)
 
-    preprocess = settle("preprocess", lambda: {"slice_axis": axis, **plan_grid(facts, fixed, reasons)})
+    smallest = _smallest(values.get("network", {}), fixed)
+    preprocess = settle("preprocess", lambda: {"slice_axis": axis, **plan_grid(facts, fixed, smallest, reasons)})
     canvas = preprocess.get("canvas") or (None, None, None)
     settle("intensity", lambda: _intensity(facts, reasons))
     settle("sampling", lambda: _sampling(facts, canvas, reasons))
@@ -303,6 +304,13 @@ def _slicewise(network: Mapping[str, Any]) -> bool:
     from volrec.networks import spec
 
     return bool(spec(str(network.get("name", "c3d"))).slicewise)
+
+
+def _smallest(network: Mapping[str, Any], fixed: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return the smallest (T, H, W) that the network to be trained reads with its default options."""
+    from volrec.networks import spec
+
+    return spec(str(fixed.get("network.name", network.get("name", "c3d")))).smallest
 
 
 def _length(

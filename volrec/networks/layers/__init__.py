@@ -5,6 +5,7 @@ from __future__ import annotations
 from volrec.networks.layers.attention import SoftAttention, check_mask, coverage_penalty
 from volrec.networks.layers.blocks import NORMS, channels_last, init_kaiming, norm_layer, scale_channels
 from volrec.networks.layers.pooling import AdaptivePool3d, CaffeMaxPool3d, RunningCentre
+from volrec.networks.layers.recurrent import SingleBiasLSTM
 from volrec.networks.layers.same import SameConv3d, SameMaxPool3d, same_padding
 from volrec.networks.layers.units import ConvUnit, CrossChannelNorm
 
@@ -17,6 +18,7 @@ __all__ = [
     "RunningCentre",
     "SameConv3d",
     "SameMaxPool3d",
+    "SingleBiasLSTM",
     "SoftAttention",
     "channels_last",
     "check_mask",
