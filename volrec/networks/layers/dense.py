@@ -239,10 +239,13 @@ def _contexts(layer: nn.Module) -> Any:
 def _uncounted(layer: nn.Module) -> Iterator[None]:
     """Keep the running statistics as they are: the first forward pass has counted this batch already."""
     norms = [module for module in layer.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.track_running_stats = False
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, (_, batches) in zip(norms, kept, strict=True):
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if batches is None else batches.clone()
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked = batches
