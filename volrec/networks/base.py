@@ -39,9 +39,12 @@ class SequenceNetwork(nn.Module):
         Features that enter the last layer.
     cam_layer : str
         Name of the layer whose output (B, F, T', h, w) says where evidence lies: the target of Grad-CAM.
+    kernels_channels_last : bool
+        False: `volrec.networks.create` leaves the kernels in torch's ordinary layout.
     """
 
     classifier_name = "classifier"
+    kernels_channels_last = True
     cam_layer: str
     spec: NetworkSpec
     architecture: dict[str, Any]

@@ -99,7 +99,8 @@ def create(
     check_number(width, name="width", owner=name, kind=float, low=0, open_low=True)
     values = facts.resolve(options, faithful=faithful)
     network = factory(num_classes=num_classes, in_channels=in_channels, faithful=faithful, width=float(width), **values)
-    channels_last(network)
+    if network.kernels_channels_last:
+        channels_last(network)
     network.spec = facts
     network.architecture = {
         "name": name,

@@ -20,6 +20,9 @@ from volrec.networks.layers.same import SameConv3d
 
 __all__ = ["DenseBlock", "DenseLayer", "MeanPool3d", "TemporalTransition", "Transition"]
 
+_SMALL = 20480
+"""Channels x slices x rows up to which torch takes a batch of one for too small for its fast convolution."""
+
 
 class DenseLayer(nn.Module):
     """Normalisation, ReLU, 1x1x1, normalisation, ReLU, 3x3x3: `growth` new maps from all maps so far.
@@ -40,7 +43,7 @@ class DenseLayer(nn.Module):
         self.norm1 = norm_layer(norm, in_channels, dims=3)
         self.conv1 = nn.Conv3d(in_channels, bottleneck, 1, bias=bias)
         self.norm2 = norm_layer(norm, bottleneck, dims=3)
-        self.conv2 = nn.Conv3d(bottleneck, growth, 3, padding=1, bias=bias)
+        self.conv2 = _Conv3x3x3(bottleneck, growth, 3, padding=1, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, *maps: Tensor) -> Tensor:
@@ -203,6 +206,25 @@ class MeanPool3d(nn.Module):
         return f"kernel={self.kernel}, exact={self.exact}"
 
 
+class _Conv3x3x3(nn.Conv3d):
+    """A 3x3x3 convolution with padding 1 that gives a single clip to the processor as two half clips.
+
+    torch (2.13) hands a batch of one with small maps to its slow implementation, which takes four times as long as
+    the fast one that batches of two and large maps get. The halves overlap by the slices that the kernel reaches.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution (B, F, T, H, W)."""
+        batch, channels, slices, height, _ = x.shape
+        if batch > 1 or slices == 1 or channels * slices * height > _SMALL or x.device.type != "cpu":
+            return super().forward(x)
+        half = -(-slices // 2)
+        x = F.pad(x[0], (0, 0, 0, 0, 1, 1 + 2 * half - slices))
+        halves = torch.stack([x[:, : half + 2], x[:, half:]])
+        y = F.conv3d(halves, self.weight, self.bias, padding=(0, 1, 1))
+        return y.transpose(0, 1).flatten(1, 2)[None, :, :slices]
+
+
 def _activate(norm: nn.Module, x: Tensor) -> Tensor:
     """Return ReLU after a normalisation, in place where that does not overwrite `x`, which others read as well."""
     y = norm(x)
@@ -217,10 +239,13 @@ def _contexts(layer: nn.Module) -> Any:
 def _uncounted(layer: nn.Module) -> Iterator[None]:
     """Keep the running statistics as they are: the first forward pass has counted this batch already."""
     norms = [module for module in layer.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.track_running_stats = False
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, (_, batches) in zip(norms, kept, strict=True):
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if batches is None else batches.clone()
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked = batches
