@@ -62,6 +62,7 @@ from volrec.networks.layers import (
     NORMS,
     AdaptivePool3d,
     CaffeMaxPool3d,
+    Conv3d,
     RunningCentre,
     init_kaiming,
     norm_layer,
@@ -279,7 +280,7 @@ class C3D(SequenceNetwork):
         return x if pre_logits else self.fc8(self.drop7(x))
 
     def _add_conv(self, name: str, channels: int, out: int, depth: int, norm: str, pool: str) -> int:
-        conv = nn.Conv3d(channels, out, (depth, 3, 3), padding=(depth // 2, 1, 1), bias=norm == "none")
+        conv = Conv3d(channels, out, (depth, 3, 3), padding=(depth // 2, 1, 1), bias=norm == "none")
         self.add_module(f"conv{name}", conv)
         if norm != "none":
             self.add_module(f"norm{name}", norm_layer(norm, out, dims=3))

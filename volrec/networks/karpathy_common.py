@@ -9,7 +9,7 @@ from torch import nn
 
 from volrec.networks.base import SequenceNetwork
 from volrec.networks.facts import NetworkSpec, Option
-from volrec.networks.layers import NORMS, CrossChannelNorm, SameConv3d, init_kaiming, norm_layer, scale_channels
+from volrec.networks.layers import NORMS, Conv3d, CrossChannelNorm, SameConv3d, init_kaiming, norm_layer, scale_channels
 
 __all__ = ["AMBIGUITIES", "OPTIONS", "Form", "KarpathyNetwork", "karpathy_spec"]
 
@@ -156,7 +156,7 @@ class Form:
                 if same and in_time:
                     conv = SameConv3d(channels, out, kernel, stride3, bias=bias)
                 else:
-                    conv = nn.Conv3d(channels, out, kernel, stride3, (0, padding, padding), bias=bias)
+                    conv = Conv3d(channels, out, kernel, stride3, (0, padding, padding), bias=bias)
             layers.add_module(f"conv{number}", conv)
             if not bias:
                 layers.add_module(f"norm{number}", norm_layer(self.norm, out, dims=dims))

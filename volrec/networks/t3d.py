@@ -65,7 +65,7 @@ from torch import Tensor, nn
 
 from volrec.networks.base import SequenceNetwork
 from volrec.networks.facts import NetworkSpec, Option
-from volrec.networks.layers import NORMS, init_kaiming, norm_layer, scale_channels
+from volrec.networks.layers import NORMS, Conv3d, init_kaiming, norm_layer, scale_channels
 from volrec.networks.layers.dense import DenseBlock, MeanPool3d, TemporalTransition, Transition
 from volrec.networks.registry import register
 
@@ -376,7 +376,7 @@ def _stem(in_channels: int, channels: int, *, strides: tuple[int, ...], stride: 
     stem = nn.Sequential()
     stem.add_module(
         "conv0",
-        nn.Conv3d(
+        Conv3d(
             in_channels,
             channels,
             (depth, 7, 7),

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from volrec.networks.layers.blocks import norm_layer
+from volrec.networks.layers.convolution import Conv3d
 from volrec.networks.layers.same import SameConv3d
 
 __all__ = ["DenseBlock", "DenseLayer", "MeanPool3d", "TemporalTransition", "Transition"]
@@ -41,7 +42,7 @@ class DenseLayer(nn.Module):
         super().__init__()
         bias = norm == "none"
         self.norm1 = norm_layer(norm, in_channels, dims=3)
-        self.conv1 = nn.Conv3d(in_channels, bottleneck, 1, bias=bias)
+        self.conv1 = Conv3d(in_channels, bottleneck, 1, bias=bias)
         self.norm2 = norm_layer(norm, bottleneck, dims=3)
         self.conv2 = _Conv3x3x3(bottleneck, growth, 3, padding=1, bias=bias)
         self.dropout = nn.Dropout(dropout)
@@ -126,7 +127,7 @@ class Transition(nn.Sequential):
         super().__init__()
         self.add_module("norm", norm_layer(norm, in_channels, dims=3))
         self.add_module("relu", nn.ReLU(inplace=norm != "none"))
-        conv = nn.Conv3d(in_channels, out_channels, 1, bias=norm == "none")
+        conv = Conv3d(in_channels, out_channels, 1, bias=norm == "none")
         pool = MeanPool3d(stride, exact=exact)
         for name, layer in [("conv", conv), ("pool", pool)] if exact else [("pool", pool), ("conv", conv)]:
             self.add_module(name, layer)
@@ -206,20 +207,21 @@ class MeanPool3d(nn.Module):
         return f"kernel={self.kernel}, exact={self.exact}"
 
 
-class _Conv3x3x3(nn.Conv3d):
-    """A 3x3x3 convolution with padding 1 that gives a single clip to the processor as two half clips.
+class _Conv3x3x3(Conv3d):
+    """A 3x3x3 convolution with padding 1 that gives a single clip to the processor as two half clips in training.
 
-    torch (2.13) hands a batch of one with small maps to its slow implementation, which takes four times as long as
-    the fast one that batches of two and large maps get. The halves overlap by the slices that the kernel reaches.
+    Where gradients are needed only a batch of two gets the fast implementation (see `Conv3d`). The halves overlap by
+    the slices that the kernel reaches.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return the convolution (B, F, T, H, W)."""
-        batch, channels, slices, height, _ = x.shape
-        if batch > 1 or slices == 1 or channels * slices * height > _SMALL or x.device.type != "cpu":
-            return super().forward(x)
+        batch, channels, slices, height, _ = input.shape
+        small = slices > 1 and channels * slices * height <= _SMALL
+        if batch > 1 or not small or input.device.type != "cpu" or not torch.is_grad_enabled():
+            return super().forward(input)
         half = -(-slices // 2)
-        x = F.pad(x[0], (0, 0, 0, 0, 1, 1 + 2 * half - slices))
+        x = F.pad(input[0], (0, 0, 0, 0, 1, 1 + 2 * half - slices))
         halves = torch.stack([x[:, : half + 2], x[:, half:]])
         y = F.conv3d(halves, self.weight, self.bias, padding=(0, 1, 1))
         return y.transpose(0, 1).flatten(1, 2)[None, :, :slices]

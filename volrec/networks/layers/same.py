@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from volrec.networks.layers.convolution import Conv3d, convolve3d
+
 __all__ = ["SameConv3d", "SameMaxPool3d", "same_padding"]
 
 
@@ -18,7 +20,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-class SameConv3d(nn.Conv3d):
+class SameConv3d(Conv3d):
     """A 3D convolution with SAME padding of zeros, whatever the size of its input (B, C, T, H, W).
 
     Parameters
@@ -49,7 +51,7 @@ class SameConv3d(nn.Conv3d):
             # The convolution itself can pad both sides alike only.
             x = F.pad(x, [side for pair in reversed(pads) for side in pair])
             padding = (0, 0, 0)
-        return F.conv3d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return convolve3d(self, x, padding)
 
 
 class SameMaxPool3d(nn.Module):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from volrec.networks.layers.blocks import norm_layer
+from volrec.networks.layers.convolution import Conv3d
 from volrec.networks.layers.same import SameConv3d
 
 __all__ = ["ConvUnit", "CrossChannelNorm"]
@@ -53,7 +54,7 @@ class ConvUnit(nn.Module):
         if padding == "same":
             self.conv = SameConv3d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)  # type: ignore[arg-type]
         else:
-            kind = nn.Conv2d if dims == 2 else nn.Conv3d
+            kind = nn.Conv2d if dims == 2 else Conv3d
             self.conv = kind(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)  # type: ignore[arg-type]
         self.norm = norm_layer(norm, out_channels, dims=dims)
         if norm != "none":

@@ -1,0 +1,36 @@
+"""A 3D convolution that takes one clip as fast as several."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Conv3d", "convolve3d"]
+
+
+class Conv3d(nn.Conv3d):
+    """`torch.nn.Conv3d`, faster where a single clip is scored on a CPU; numbers differ in the last digits only."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the convolution (B, F, T', H', W') of (B, C, T, H, W)."""
+        return convolve3d(self, input, self.padding)  # type: ignore[arg-type]
+
+
+def convolve3d(layer: nn.Conv3d, x: Tensor, padding: tuple[int, ...]) -> Tensor:
+    """Return what `layer` gives of `x` (B, C, T, H, W) with this padding.
+
+    torch (2.13) hands a batch of one with small maps to its slow implementation, which takes up to six times as long as
+    oneDNN (``tests/performance/bench_networks.py``). Without gradients oneDNN can be asked for directly.
+    """
+    if (
+        not torch.compiler.is_compiling()  # first: an exported network may leave the batch open
+        and len(x) == 1
+        and x.device.type == "cpu"
+        and x.dtype == layer.weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
+    ):
+        sizes = (list(padding), list(layer.stride), list(layer.dilation))
+        return torch.mkldnn_convolution(x, layer.weight, layer.bias, *sizes, layer.groups)
+    return F.conv3d(x, layer.weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups)
