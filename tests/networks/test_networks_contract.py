@@ -259,6 +259,15 @@ class TestEveryNetwork:
                 with pytest.raises(ConfigError, match="of exactly"):
                     network(torch.empty(other))
 
+    def test_leaves_normalisation_and_dropout_to_the_user(self, name):
+        options = spec(name).options
+        assert set(options["norm"].choices) >= {"none", "batch", "instance", "group"}
+        assert not any(
+            isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d) for module in narrow(name, norm="group").modules()
+        )
+        chosen = narrow(name, dropout=0.37)
+        assert any(module.p == 0.37 for module in chosen.modules() if isinstance(module, nn.Dropout))
+
     def test_describes_itself(self, name):
         facts = spec(name)
         told = describe(name)

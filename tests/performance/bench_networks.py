@@ -2,8 +2,9 @@
 
 First table: each network beside a list of its bare convolutions and linear layers (same shapes, same kernels), forward
 and forward with backward, and beside itself with kernels in torch's ordinary layout (``plain/net``: above 1, channels
-last is faster). Second table: DenseNet3D-121 beside MONAI's DenseNet121 at the same input and strides. Third: what
-checkpointing of dense blocks and folding of batch normalisation change.
+last is faster). Then: DenseNet3D-121 beside MONAI's DenseNet121 at the same input and strides; what checkpointing of
+the dense blocks costs and spares; what folding batch normalisation would spare (too little to be worth a second form
+of every network: it is not done); what asking oneDNN directly spares where one clip is scored.
 
 Elapsed seconds, float32, the best of some rounds that take turns, so that a busy moment hits all alike: read the
 ratios. Memory is the peak of a process of its own that does one step forward and backward, less what it held before.
@@ -12,6 +13,7 @@ ratios. Memory is the peak of a process of its own that does one step forward an
 from __future__ import annotations
 
 import argparse
+import copy
 import multiprocessing
 import re
 import time
@@ -22,8 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from volrec import networks
+from volrec.networks.layers import ConvUnit, convolution, same
 
 Case = tuple[str, str, dict[str, Any], tuple[int, ...]]
 PAPER = {"faithful": True, "num_classes": 101}
@@ -213,6 +217,52 @@ def checkpointed(rounds: int, threads: int) -> None:
         print(f"{name:24}{'x'.join(map(str, shape)):17}{times[0] / times[1]:9.2f}{memory[0]:10.0f}{memory[1]:11.0f}")
 
 
+def folded(rounds: int) -> None:
+    """Print what folding batch normalisation into the convolutions before it spares in scoring."""
+    print(f"\n{'folded / plain':24}{'input':17}{'forward':>9}")
+    for name, options, shape in (
+        ("i3d", {}, (1, 3, 16, 112, 112)),
+        ("i3d", {"width": 0.25}, (4, 1, 32, 64, 64)),
+        ("ltc", {"width": 0.25}, (4, 1, 32, 64, 64)),
+    ):
+        x = torch.randn(shape)
+        plain = build(name, shape, options).eval()
+        short = copy.deepcopy(plain)
+        for unit in short.modules():
+            if isinstance(unit, ConvUnit):
+                unit.conv, unit.norm = fuse_conv_bn_eval(unit.conv, unit.norm), nn.Identity()
+        times = best([forward(lambda network=network, x=x: network(x)) for network in (short, plain)], rounds)
+        print(f"{name:24}{'x'.join(map(str, shape)):17}{times[0] / times[1]:9.2f}")
+
+
+def single_clips(rounds: int) -> None:
+    """Print what asking oneDNN directly spares where one clip is scored."""
+    print(f"\n{'one clip: ours / torch':24}{'input':17}{'forward':>9}")
+    ours = convolution.convolve3d
+
+    def plainly(layer: nn.Conv3d, x: Tensor, padding: tuple[int, ...]) -> Tensor:
+        return F.conv3d(x, layer.weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups)
+
+    def by(way: Callable[..., Tensor], network: nn.Module, x: Tensor) -> Callable[[], object]:
+        def run() -> object:
+            convolution.convolve3d = same.convolve3d = way
+            return network(x)
+
+        return forward(run)
+
+    for name, options, shape in (
+        ("c3d", {"width": 0.125}, (1, 1, 24, 48, 48)),
+        ("c3d", {}, (1, 3, 16, 112, 112)),
+        ("i3d", {}, (1, 3, 16, 112, 112)),
+        ("ltc", {"width": 0.25}, (1, 1, 32, 64, 64)),
+    ):
+        x = torch.randn(shape)
+        network = build(name, shape, options).eval()
+        times = best([by(ours, network, x), by(plainly, network, x)], rounds)
+        print(f"{name:24}{'x'.join(map(str, shape)):17}{times[0] / times[1]:9.2f}")
+    convolution.convolve3d = same.convolve3d = ours
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
@@ -224,6 +274,8 @@ def main() -> None:
     if not arguments.only:
         against_monai(arguments.rounds, arguments.threads)
         checkpointed(arguments.rounds, arguments.threads)
+        folded(arguments.rounds)
+        single_clips(arguments.rounds)
 
 
 if __name__ == "__main__":
