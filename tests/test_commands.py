@@ -227,5 +227,8 @@ def test_models_lists_the_zoo_and_tells_one_in_full(capsys: pytest.CaptureFixtur
     told = capsys.readouterr().out
     facts = volrec.networks.describe("t3d-121")
     assert f"{facts['parameters']:,} parameters" in told
+    # Four hundred layers are told by block, with what the whole block gives.
+    (block,) = (line.split() for line in told.splitlines() if line.startswith("features.denseblock1"))
+    assert block[1:] == ["30", "layers", "256", "x", "16", "x", "56", "x", "56", "777,408"]
     assert all(option in told for option in facts["options"])
     assert all(ambiguity.split(":")[0] in told for ambiguity in facts["ambiguities"])

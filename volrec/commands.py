@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 WIDE = 130
 """Columns from which the table of networks names the options instead of counting them."""
+MOST_LAYERS = 64
+"""Layers of a network up to which each has a line of its own."""
 
 __all__ = ["demo", "evaluate", "inspect", "models", "plan", "predict", "schema", "train"]
 
@@ -219,13 +221,17 @@ def models(name: str | None, console: Console) -> None:
     )
     _say(
         console,
-        f"smallest clip (T, H, W): {' x '.join(map(str, facts['smallest']))}; slicewise: {facts['slicewise']}\n",
+        f"Smallest clip (T, H, W) of the form adapted to volumes: {' x '.join(map(str, networks.spec(name).smallest))}"
+        + ("; encodes slice by slice\n" if facts["slicewise"] else "\n"),
     )
     layers = [
         (layer["name"], layer["kind"], " x ".join(map(str, layer["output"])), f"{layer['parameters']:,}")
-        for layer in facts["layers"]
+        for layer in _by_block(facts["layers"], facts["blocks"])
     ]
-    terminal.print_rows(("layer", "kind", "output", "parameters"), layers, console, title="Layers (faithful)")
+    terminal.print_rows(
+        ("layer", "kind", "output", "parameters"), layers, console, title="Layers of the paper's network", plain=True
+    )
+    _say(console, "")
     options = [
         (key, value["default"], value["paper"], value["allowed"], value["meaning"])
         for key, value in facts["options"].items()
@@ -233,6 +239,30 @@ def models(name: str | None, console: Console) -> None:
     terminal.print_rows(("option", "default", "paper", "values", "meaning"), options, console, title="Options")
     for ambiguity in facts["ambiguities"]:
         _say(console, f"* {ambiguity}")
+
+
+def _by_block(layers: Sequence[Mapping[str, Any]], blocks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Put the layers of a deep network together by the blocks that hold them, until they fit on a screen or two."""
+    layers = [layer for layer in layers if layer["kind"] != "Identity"]
+    outputs = {block["name"]: block["output"] for block in blocks}
+    held: dict[str, list[Mapping[str, Any]]] = {}
+    for depth in range(max(layer["name"].count(".") for layer in layers) + 1, 0, -1):
+        held = {}
+        for layer in layers:
+            held.setdefault(".".join(layer["name"].split(".")[:depth]), []).append(layer)
+        if len(held) <= MOST_LAYERS:
+            break
+    return [
+        inner[0]
+        if len(inner) == 1
+        else {
+            "name": name,
+            "kind": f"{len(inner)} layers",
+            "output": outputs.get(name, inner[-1]["output"]),
+            "parameters": sum(layer["parameters"] for layer in inner),
+        }
+        for name, inner in held.items()
+    ]
 
 
 def _short(paper: str, year: int | None) -> str:

@@ -39,7 +39,8 @@ def describe(
     dict
         ``name, paper, title, year, summary, parameters, gmacs`` (multiply-adds in 10^9, one clip, convolutions and
         linear layers), ``clip`` (C, T, H, W), ``smallest`` (T, H, W), ``slicewise, options`` (name to default,
-        paper, allowed, meaning), ``ambiguities, layers`` (name, kind, output without batch, parameters).
+        paper, allowed, meaning), ``ambiguities, layers`` (name, kind, output without batch, parameters), ``blocks``
+        (the same of modules that hold layers).
 
     Raises
     ------
@@ -60,10 +61,11 @@ def describe(
             **options,
         ).eval()
         layers: list[dict[str, Any]] = []
+        blocks: list[dict[str, Any]] = []
         hooks = [
-            module.register_forward_hook(_recorder(layers, label))
+            module.register_forward_hook(_recorder(blocks if any(module.children()) else layers, label))
             for label, module in network.named_modules()
-            if label and not any(module.children())
+            if label
         ]
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
@@ -92,6 +94,7 @@ def describe(
         },
         "ambiguities": list(facts.ambiguities),
         "layers": layers,
+        "blocks": blocks,
     }
 
 
