@@ -409,6 +409,13 @@ class TestStackedLSTM:
         for network in networks.values():
             torch.testing.assert_close(network.aggregate(single), steps[:, 0])
 
+    def test_last_state_of_the_second_direction_is_at_the_first_slice(self):
+        network = small("stacked-lstm", readout="last", bidirectional=True)
+        features = torch.randn(2, 5, network.backbone.num_features)
+        states, cells = network.lstm(features)[0], network.lstm.hidden_size
+        expected = torch.cat([states[:, -1, :cells], states[:, 0, cells:]], 1)
+        assert torch.equal(network.aggregate(features, pre_logits=True), expected)
+
     def test_outputs_of_slices_are_combined_as_the_paper_tests(self):
         steps = torch.tensor([[[0.0, 0.0], [0.0, math.log(3.0)]]])
         torch.testing.assert_close(combine_steps(steps), torch.tensor([[1 / 3, 2 / 3]]))

@@ -198,7 +198,9 @@ class StackedLSTM(SlicewiseNetwork):
 
     def aggregate(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return logits (B, num_classes) of slice features (B, T, F)."""
-        states = _read_out(self.lstm(features)[0], self.readout)
+        steps = self.lstm(features)[0]
+        # The second direction ends at the first slice: its state at the last one has read nothing else.
+        states = self.lstm.last_step(steps) if self.readout == "last" else _read_out(steps, self.readout)
         return states if pre_logits else self.classifier(self.dropout(states))
 
     def step_logits(self, features: Tensor) -> Tensor:
