@@ -33,8 +33,9 @@ initial weights : the paper's frame network starts from ImageNet. Our choice for
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
-Any plane from `smallest` up, any number of slices, two layers of 256 cells. `bidirectional` reads the stack from both
-ends, for a volume has no end that comes last; `readout="mean"` goes well with it.
+Any plane from `smallest` up, any number of slices, two layers of 256 cells. A volume has no end that comes last: the
+states are averaged, for with weights that rise the first slices would hardly count, and `bidirectional` reads the stack
+from both ends.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ SPEC = NetworkSpec(
         "layers": Option(int, 2, "LSTM layers", low=1, high=16, paper=5),
         "hidden": Option(int, 256, "cells of an LSTM layer", low=1, paper=512),
         "bidirectional": Option(bool, False, "read the stack from both ends"),
-        "readout": Option(str, "linear", "how the states of the slices become one", _READOUTS, free=_READOUTS),
+        "readout": Option(
+            str, "mean", "how the states of the slices become one", _READOUTS, paper="linear", free=_READOUTS
+        ),
         "dropout": Option(
             float,
             0.2,
