@@ -89,7 +89,7 @@ SPEC = NetworkSpec(
         ),
     },
     ambiguities=(
-        "backbone: GoogLeNet (the better one in the paper) reads frames of 224 x 224, AlexNet of 220 x 220.",
+        "backbone: GoogLeNet reads frames of 224 x 224, AlexNet of 220 x 220.",
         "readout: the paper weighs softmax outputs, here logits are weighed; combine_steps weighs outputs.",
         "layers: one bias a gate is counted, 11.5 M weights on 1024 features; torch.nn.LSTM has two.",
         "dropout: not known, 0.",
