@@ -202,6 +202,19 @@ def test_scores_of_single_slices_are_those_of_studies_of_one_slice() -> None:
     assert np.isnan(few).all(axis=1).tolist() == [True] * 4 + [False] * 2 + [True] * 4
 
 
+def test_single_slices_are_scored_as_many_at_a_time_as_a_clip_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = create("time-conv", num_classes=2, width=1 / 32, backbone="vgg-16")
+    nn.init.normal_(network.classifier.weight)
+    seen: list[int] = []
+    whole = network.slice_logits
+    monkeypatch.setattr(network, "slice_logits", lambda features: (seen.append(features.shape[1]), whole(features))[1])
+    voxels = volume(11)
+    short = predictor(network, "multiclass", sampling=SamplingConfig(clip_length=4)).score(voxels, per_slice=True)
+    assert seen == [4, 4, 3]
+    full = predictor(network, "multiclass", sampling=SamplingConfig(clip_length=11)).score(voxels, per_slice=True)
+    np.testing.assert_allclose(short.per_slice, full.per_slice, rtol=1e-4)
+
+
 def test_an_ensemble_is_the_mean_of_its_members_scores() -> None:
     voxels = volume()
     members = []

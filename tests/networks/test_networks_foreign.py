@@ -145,8 +145,9 @@ class TestNetworksOfTimm:
         create_backbone("timm:maps.a1_in1k", in_channels=1)
         with pytest.raises(ConfigError, match="Did you mean 'tokens'"):
             create_backbone("timm:tokns", in_channels=1)
-        with pytest.raises(ConfigError, match="timm has no network 'hf-hub:maps'"):
-            create_backbone("timm:hf-hub:maps", in_channels=1)
+        for name in ("hf-hub:maps", "maps.hf-hub:x", "maps.x/tokens"):
+            with pytest.raises(ConfigError, match=f"timm has no network '{name}'"):
+                create_backbone(f"timm:{name}", in_channels=1)
         assert len(fake_timm.calls) == 1
 
     def test_missing_timm_is_named_with_the_extra(self, monkeypatch):

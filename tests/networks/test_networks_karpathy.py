@@ -223,6 +223,14 @@ class TestArithmetic:
         torch.testing.assert_close(layer(x[None])[0].double(), response_norm(x, mean=mean), rtol=1e-5, atol=1e-6)
         assert not torch.allclose(response_norm(x, mean=True), response_norm(x, mean=False), rtol=1e-3)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_response_normalisation_holds_large_activations_in_half_precision(self, dtype):
+        x = torch.linspace(0, 2000, 7 * 4 * 5, dtype=dtype).view(1, 7, 4, 5)
+        layer = CrossChannelNorm(5, alpha=1e-4, beta=0.5, k=2, mean=True)
+        found = layer(x)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), layer(x.float()), rtol=1e-2, atol=1e-2)
+
     @pytest.mark.parametrize("size", [(27, 27), (14, 14), (1, 5), (6, 9)])
     def test_pools_equal_loops_in_float64(self, size):
         x = torch.randn(3, *size)

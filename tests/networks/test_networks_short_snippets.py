@@ -387,7 +387,7 @@ class TestStackedLSTM:
         assert linear_gain(1).tolist() == [1.0]
 
     def test_logits_are_the_weighted_mean_of_the_logits_of_slices(self):
-        network = small("stacked-lstm")
+        network = small("stacked-lstm", readout="linear")
         features = network.forward_features(torch.randn(2, 1, 5, 32, 32))
         steps = network.step_logits(features)
         assert steps.shape == (2, 5, 3)
@@ -408,6 +408,21 @@ class TestStackedLSTM:
         single = features[:, :1]
         for network in networks.values():
             torch.testing.assert_close(network.aggregate(single), steps[:, 0])
+
+    def test_slices_count_alike_in_the_adapted_form(self):
+        assert small("stacked-lstm", faithful=True).readout == "linear"
+        network = small("stacked-lstm", width=0.25)
+        features = torch.rand(1, 40, network.backbone.num_features, requires_grad=True)
+        network.aggregate(features).sum().backward()
+        told = features.grad.norm(dim=2)[0]
+        assert told[:5].mean() > 0.5 * told[15:25].mean()
+
+    def test_last_state_of_the_second_direction_is_at_the_first_slice(self):
+        network = small("stacked-lstm", readout="last", bidirectional=True)
+        features = torch.randn(2, 5, network.backbone.num_features)
+        states, cells = network.lstm(features)[0], network.lstm.hidden_size
+        expected = torch.cat([states[:, -1, :cells], states[:, 0, cells:]], 1)
+        assert torch.equal(network.aggregate(features, pre_logits=True), expected)
 
     def test_outputs_of_slices_are_combined_as_the_paper_tests(self):
         steps = torch.tensor([[[0.0, 0.0], [0.0, math.log(3.0)]]])

@@ -212,9 +212,10 @@ class Predictor:
             outputs.append(_to_numpy(torch.cat(rows)))
         slices = None
         if per_slice:
-            logits = _to_numpy(network.slice_logits(features[()][None])[0])
-            slices = np.full((shape[0], logits.shape[1]), np.nan)
-            slices[wanted] = logits
+            # As many at a time as a clip has: a network that reads windows repeats each slice to fill one.
+            parts = features[()].split(length)
+            slices = np.full((shape[0], outputs[0].shape[1]), np.nan)
+            slices[wanted] = np.concatenate([_to_numpy(network.slice_logits(part[None])[0]) for part in parts])
         return np.stack(outputs, axis=1), slices
 
     def _input(self, voxels: np.ndarray, table: Tensor) -> Tensor:

@@ -112,6 +112,12 @@ class SequenceNetwork(nn.Module):
                 remedy="Build it with in_channels equal to the number of windows or channels of the clips.",
                 code="input-channels",
             )
+        if not x.is_floating_point():
+            raise ConfigError(
+                f"{name} reads clips of real numbers, got {x.dtype}.",
+                remedy="Convert them, after the intensity window or normalisation that it was trained with: x.float().",
+                code="input-dtype",
+            )
         size = tuple(x.shape[2:])
         if self.exact is not None and any(
             need not in (None, have) for have, need in zip(size, self.exact, strict=True)

@@ -26,7 +26,9 @@ The mean over steps of the scores is fc8 of the mean over steps of the LSTM's ou
 Ambiguities and the option that settles each
 --------------------------------------------
 features : the paper has two nets: the LSTM reads fc6, or fc7 behind it.
-hidden : the paper's text favours 256 units for RGB and 1024 for flow; its released code has 256 for both.
+hidden : the released code has 256 units for RGB and flow; that the paper's text favours 1024 for flow is not verified.
+scores : the published test averages the softmax outputs of the steps, and here it is their logits; the other is
+    ``volrec.networks.stacked_lstm.combine_steps(step_logits, "mean")``.
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
@@ -94,7 +96,8 @@ SPEC = NetworkSpec(
     },
     ambiguities=(
         "features: the paper has two nets, the LSTM on fc6 or on fc7.",
-        "hidden: the paper's text favours 256 units for RGB and 1024 for flow; its code has 256 for both.",
+        "hidden: the released code has 256 units; that the text favours 1024 for flow is not verified.",
+        "scores: softmax outputs of the steps are averaged at test, here logits.",
     ),
 )
 

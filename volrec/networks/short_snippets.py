@@ -35,7 +35,7 @@ time-conv      99,727,639, 53.3 GMAC    66,175,079, 32.2 GMAC
 
 Ambiguities and the option that settles each
 --------------------------------------------
-backbone : GoogLeNet at 224 x 224 (the better one in the paper) or AlexNet at 220 x 220.
+backbone : GoogLeNet at 224 x 224 or AlexNet at 220 x 220.
 plane : whether the maps reach the fc layers with their positions ("keep"), as mean over the plane taken after pooling
     over slices ("mean") or before ("mean-first"). AlexNet's fc layers read positions. GoogLeNet ends in a mean over
     the plane, and pooling over frames comes after it here (not verified); `time-conv` needs the maps and keeps them.
@@ -124,7 +124,7 @@ _WINDOWS = {
 _FREE_WINDOWS = {name: replace(option, free=True) for name, option in _WINDOWS.items()}
 _TOWERS = Option(int, 4, "windows that the last layer keeps apart (None: as many as 30 slices have)", low=1, paper=None)
 
-_BACKBONE = "backbone: GoogLeNet (the better one in the paper) reads frames of 224 x 224, AlexNet of 220 x 220."
+_BACKBONE = "backbone: GoogLeNet reads frames of 224 x 224, AlexNet of 220 x 220."
 _MAXIMUM = "pooling: the paper found the maximum better than the mean."
 _PLANE = "plane: AlexNet's fc layers read every position; that GoogLeNet's mean comes first is not verified."
 _FC = "hidden: two fc layers, which AlexNet has; an empty list is the variant for GoogLeNet without them."

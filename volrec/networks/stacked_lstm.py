@@ -33,8 +33,9 @@ initial weights : the paper's frame network starts from ImageNet. Our choice for
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
-Any plane from `smallest` up, any number of slices, two layers of 256 cells. `bidirectional` reads the stack from both
-ends, for a volume has no end that comes last; `readout="mean"` goes well with it.
+Any plane from `smallest` up, any number of slices, two layers of 256 cells. A volume has no end that comes last: the
+states are averaged, for with weights that rise the first slices would hardly count, and `bidirectional` reads the stack
+from both ends.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ SPEC = NetworkSpec(
         "layers": Option(int, 2, "LSTM layers", low=1, high=16, paper=5),
         "hidden": Option(int, 256, "cells of an LSTM layer", low=1, paper=512),
         "bidirectional": Option(bool, False, "read the stack from both ends"),
-        "readout": Option(str, "linear", "how the states of the slices become one", _READOUTS, free=_READOUTS),
+        "readout": Option(
+            str, "mean", "how the states of the slices become one", _READOUTS, paper="linear", free=_READOUTS
+        ),
         "dropout": Option(
             float,
             0.2,
@@ -86,7 +89,7 @@ SPEC = NetworkSpec(
         ),
     },
     ambiguities=(
-        "backbone: GoogLeNet (the better one in the paper) reads frames of 224 x 224, AlexNet of 220 x 220.",
+        "backbone: GoogLeNet reads frames of 224 x 224, AlexNet of 220 x 220.",
         "readout: the paper weighs softmax outputs, here logits are weighed; combine_steps weighs outputs.",
         "layers: one bias a gate is counted, 11.5 M weights on 1024 features; torch.nn.LSTM has two.",
         "dropout: not known, 0.",
@@ -198,7 +201,9 @@ class StackedLSTM(SlicewiseNetwork):
 
     def aggregate(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return logits (B, num_classes) of slice features (B, T, F)."""
-        states = _read_out(self.lstm(features)[0], self.readout)
+        steps = self.lstm(features)[0]
+        # The second direction ends at the first slice: its state at the last one has read nothing else.
+        states = self.lstm.last_step(steps) if self.readout == "last" else _read_out(steps, self.readout)
         return states if pre_logits else self.classifier(self.dropout(states))
 
     def step_logits(self, features: Tensor) -> Tensor:

@@ -34,9 +34,9 @@ recognition : the paper has no classifier. Ours: the decoder without words takes
     asked by the mean slice), and the mean of their readouts enters one linear layer with 101 classes, a number that is
     ours too.
 gate : the released code multiplies the context by a sigmoid of the state; False leaves that out.
-encoder3d : the paper adds features of a 3D network (three convolutions of 3x3x3, each with a ReLU and a max pool of
-    2x2x2) that was not released. "conv3d" has that form with 32, 64 and 128 filters of our choice and reads the clip
-    itself; that the paper's network reads histograms of gradients and flow over a coarse grid is not verified.
+encoder3d : the paper adds features of a 3D network that was not released: histograms of gradients and flow over a
+    coarse grid enter three convolutions of 3x3x3, each with a ReLU and a max pool of 2x2x2 (none of this is verified).
+    "conv3d" has that form with 32, 64 and 128 filters of our choice and reads the clip itself.
 mask : the released code lets frames of padding keep weight in the softmax; here masked slices have none.
 
 Adapted to volumes (``faithful=False``)
@@ -131,7 +131,7 @@ SPEC = NetworkSpec(
         "recognition: the paper writes sentences; classifier, 101 classes and mean over steps are ours.",
         "steps: a sentence decides in the paper; without words a number of our choice (3).",
         "gate: in the released code; False leaves it out.",
-        "encoder3d: never released; 'conv3d' has its form, filters (32, 64, 128) and input (the clip) are ours.",
+        "encoder3d: never released; the form of 'conv3d' is not verified, filters (32, 64, 128) and input are ours.",
         "mask: the released code lets padding keep weight in the softmax; here it has none.",
     ),
 )

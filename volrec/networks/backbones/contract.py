@@ -60,9 +60,11 @@ class Backbone(nn.Module):
             self.num_features = self.num_maps
             return
         if tail not in self.tails:
-            known = ["pool", *self.tails]
             raise ConfigError(
-                f"{name} has no {tail}.", remedy=f"Choose one of {', '.join(known)}.", where="network", code="backbone"
+                f"{name} has no {tail}.",
+                remedy=f"Choose {' or '.join(['pool', *self.tails])}, or another backbone.",
+                where="network.options.backbone",
+                code="backbone",
             )
         layers: dict[str, nn.Module] = {} if faithful else {"pool": nn.AdaptiveAvgPool2d(grid)}
         layers["flatten"] = nn.Flatten()

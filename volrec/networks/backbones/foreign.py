@@ -150,8 +150,8 @@ class _TimmBackbone(Backbone):
                 "torch); or choose a network of MONAI, such as monai:DenseNet121.",
             ) from None
         known = timm.list_models()
-        # Names with a prefix of their own (hf-hub:) lead to downloads; only those of the list pass.
-        if name.split(".")[0] not in known:
+        # Names with a prefix (hf-hub:) or a path of their own lead elsewhere; only those of the list pass, with a tag.
+        if name.split(".")[0] not in known or set(name) & set(":/"):
             raise _refusal(f"timm has no network {name!r}.", suggest(name, known) + "timm.list_models() names all.")
         try:
             network = timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=0)
