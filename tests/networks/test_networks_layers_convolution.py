@@ -71,3 +71,20 @@ def test_networks_score_single_clips_with_it(name, taken):
         torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4)
     convolutions = sum(isinstance(module, Conv3d) for module in network.modules())
     assert len(taken) == convolutions
+
+
+def test_a_traced_network_holds_the_ordinary_convolution():
+    conv = Conv3d(1, 2, 3, padding=1).eval()
+    with torch.no_grad():
+        traced = torch.jit.trace(conv, torch.randn(1, 1, 4, 5, 6))
+    assert "mkldnn" not in str(traced.inlined_graph)
+    x = torch.randn(3, 1, 4, 5, 6)
+    torch.testing.assert_close(traced(x), conv(x))
+
+
+def test_takes_a_clip_without_a_batch_axis(taken):
+    conv = Conv3d(1, 2, 3)
+    clip = torch.randn(1, 4, 5, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(clip), conv(clip[None])[0], rtol=1e-4, atol=1e-5)
+    assert taken == [(1, 1, 4, 5, 6)]
