@@ -223,6 +223,13 @@ class TestArithmetic:
         torch.testing.assert_close(layer(x[None])[0].double(), response_norm(x, mean=mean), rtol=1e-5, atol=1e-6)
         assert not torch.allclose(response_norm(x, mean=True), response_norm(x, mean=False), rtol=1e-3)
 
+    def test_response_normalisation_does_not_overflow_in_half_precision(self):
+        x = 1000 * torch.rand(1, 7, 4, 5)
+        layer = CrossChannelNorm(5, alpha=1e-4, beta=0.5, k=2, mean=False)
+        half = layer(x.half())
+        assert half.dtype == torch.float16
+        torch.testing.assert_close(half.float(), layer(x), rtol=2e-3, atol=0)
+
     @pytest.mark.parametrize("size", [(27, 27), (14, 14), (1, 5), (6, 9)])
     def test_pools_equal_loops_in_float64(self, size):
         x = torch.randn(3, *size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,7 +88,9 @@ class CrossChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return maps (N, C, ...) of the same shape."""
-        return F.local_response_norm(x, self.size, alpha=self.alpha, beta=self.beta, k=self.k)
+        # In half precision the square of an activation above 255 is infinite, and the quotient silently 0.
+        exact = x.float() if x.dtype == torch.float16 else x
+        return F.local_response_norm(exact, self.size, alpha=self.alpha, beta=self.beta, k=self.k).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Show the constants when the module is printed."""
