@@ -60,10 +60,20 @@ def test_asks_for_it_only_for_one_clip_without_gradients_in_single_precision(tak
     assert taken == [(1, 2, 4, 5, 6), (1, 2, 5, 7, 7)]
 
 
-@pytest.mark.parametrize("name", ["c3d", "i3d", "t3d-121", "ltc", "slow-fusion"])
-def test_networks_score_single_clips_with_it(name, taken):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("c3d", {}),
+        ("i3d", {}),
+        ("i3d", {"temporal_padding": "replicate"}),
+        ("t3d-121", {}),
+        ("ltc", {}),
+        ("slow-fusion", {}),
+    ],
+)
+def test_networks_score_single_clips_with_it(name, options, taken):
     torch.manual_seed(0)
-    network = create(name, num_classes=2, width=1 / 16).eval()
+    network = create(name, num_classes=2, width=1 / 16, **options).eval()
     x = torch.randn(1, 1, 6, 40, 40)
     expected = network(x)
     assert not taken
