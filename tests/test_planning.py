@@ -157,6 +157,13 @@ def test_thick_and_short_stacks_keep_their_slices(slices, between, pixel, expect
     assert ("network.options" in result.reasons) == (expected is not None)
 
 
+def test_the_canvas_holds_what_the_network_can_read() -> None:
+    found = facts((spread(24), spread(24), spread(24)), (spread(20.0), spread(20.0), spread(20.0)))
+    for network, side in (("c3d", 24), ("i3d", 32)):
+        result = make_plan(cohort(), {}, facts=found, overrides={"network.name": network})
+        assert result.config.preprocess.canvas == (24, side, side)
+
+
 def test_a_finer_stem_counts_as_finer_pixels() -> None:
     found = facts((spread(64), spread(64), spread(64)), (spread(4.0), spread(1.0), spread(1.0)))
     fixed = {
