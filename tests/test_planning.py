@@ -157,6 +157,34 @@ def test_thick_and_short_stacks_keep_their_slices(slices, between, pixel, expect
     assert ("network.options" in result.reasons) == (expected is not None)
 
 
+def test_the_canvas_holds_what_the_network_can_read() -> None:
+    found = facts((spread(24), spread(24), spread(24)), (spread(20.0), spread(20.0), spread(20.0)))
+    for network, side in (("c3d", 24), ("i3d", 32)):
+        result = make_plan(cohort(), {}, facts=found, overrides={"network.name": network})
+        assert result.config.preprocess.canvas == (24, side, side)
+
+
+def test_a_finer_stem_counts_as_finer_pixels() -> None:
+    found = facts((spread(64), spread(64), spread(64)), (spread(4.0), spread(1.0), spread(1.0)))
+    fixed = {
+        "preprocess.canvas": [64, 64, 64],
+        "preprocess.spacing": [4.0, 1.0, 1.0],
+        "network.name": "i3d",
+    }
+    result = make_plan(cohort(), {}, facts=found, overrides=fixed)
+    # Nothing merges pixels before the second pool: slices of 4 mm wait until pixels are 4 mm as well.
+    assert result.config.network.options == {"stem_stride": 1, "temporal_strides": [1, 1, 1, 1, 2]}
+    assert "detail" in result.reasons["network.options"]
+    assert "merged" in result.reasons["network.options"]
+
+
+def test_strides_leave_four_slices_of_a_clip() -> None:
+    found = facts((spread(128), spread(128), spread(128)), (spread(1.0), spread(1.0), spread(1.0)))
+    fixed = {"preprocess.canvas": [128, 128, 128], "preprocess.spacing": [1.0, 1.0, 1.0], "sampling.clip_length": 16}
+    result = make_plan(cohort(), {}, facts=found, overrides=fixed)
+    assert result.config.network.options["temporal_strides"] == [1, 2, 2, 1, 1]
+
+
 def test_crops_around_one_organ_get_a_network_that_knows_places() -> None:
     result = make_plan(cohort(), {}, facts=SMALL_MR)
     assert result.config.network.options["stages"] == 1

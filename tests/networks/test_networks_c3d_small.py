@@ -53,6 +53,15 @@ def test_shrink_averages_the_input_first():
     assert small(shrink=4).smallest == (4, 8, 8)
 
 
+@pytest.mark.parametrize("slices", [4, 5, 7, 11])
+def test_shrink_loses_no_slice_row_or_column(slices):
+    x = torch.randn(1, 1, slices, 33, 34, requires_grad=True)
+    small(shrink=4, width=0.25)(x).sum().backward()
+    for axis in (2, 3, 4):
+        seen = x.grad.abs().sum([other for other in range(5) if other != axis])
+        assert (seen > 0).all()
+
+
 def test_grid_head_learns_the_mean_study_and_reads_what_differs_from_it():
     network = small(grid=[6, 8, 6]).train()
     batches = [torch.randn(4, 16, 6, 8, 6) + 5 for _ in range(3)]

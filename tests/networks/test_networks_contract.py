@@ -70,8 +70,10 @@ class TestEveryNetwork:
             network(torch.zeros(1, 3, *network.smallest))
         with pytest.raises(ConfigError, match=r"\(B, C, T, H, W\), got a tensor of shape \(2, 3\)"):
             network(torch.zeros(2, 3))
-        with pytest.raises(ConfigError, match=r"reads clips of real numbers, got torch\.int16"):
+        with pytest.raises(ConfigError, match=r"floats, got torch.int16"):
             network(torch.zeros(1, 1, *network.smallest, dtype=torch.int16))
+        with pytest.raises(ConfigError, match="floats, got ndarray"):
+            network(torch.zeros(1, 1, *network.smallest).numpy())
 
     @pytest.mark.parametrize("in_channels", [1, 2, 3, 6])
     def test_takes_any_number_of_channels(self, name, in_channels):

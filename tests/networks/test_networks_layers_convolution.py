@@ -60,10 +60,20 @@ def test_asks_for_it_only_for_one_clip_without_gradients_in_single_precision(tak
     assert taken == [(1, 2, 4, 5, 6), (1, 2, 5, 7, 7)]
 
 
-@pytest.mark.parametrize("name", ["c3d", "i3d", "t3d-121", "ltc", "slow-fusion"])
-def test_networks_score_single_clips_with_it(name, taken):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("c3d", {}),
+        ("i3d", {}),
+        ("i3d", {"temporal_padding": "replicate"}),
+        ("t3d-121", {}),
+        ("ltc", {}),
+        ("slow-fusion", {}),
+    ],
+)
+def test_networks_score_single_clips_with_it(name, options, taken):
     torch.manual_seed(0)
-    network = create(name, num_classes=2, width=1 / 16).eval()
+    network = create(name, num_classes=2, width=1 / 16, **options).eval()
     x = torch.randn(1, 1, 6, 40, 40)
     expected = network(x)
     assert not taken
@@ -71,3 +81,20 @@ def test_networks_score_single_clips_with_it(name, taken):
         torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4)
     convolutions = sum(isinstance(module, Conv3d) for module in network.modules())
     assert len(taken) == convolutions
+
+
+def test_a_traced_network_holds_the_ordinary_convolution():
+    conv = Conv3d(1, 2, 3, padding=1).eval()
+    with torch.no_grad():
+        traced = torch.jit.trace(conv, torch.randn(1, 1, 4, 5, 6))
+    assert "mkldnn" not in str(traced.inlined_graph)
+    x = torch.randn(3, 1, 4, 5, 6)
+    torch.testing.assert_close(traced(x), conv(x))
+
+
+def test_takes_a_clip_without_a_batch_axis(taken):
+    conv = Conv3d(1, 2, 3)
+    clip = torch.randn(1, 4, 5, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(clip), conv(clip[None])[0], rtol=1e-4, atol=1e-5)
+    assert taken == [(1, 1, 4, 5, 6)]

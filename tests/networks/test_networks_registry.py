@@ -21,6 +21,9 @@ def test_names_are_listed_by_pattern():
 def test_an_unknown_network_is_answered_with_the_nearest_and_the_list():
     with pytest.raises(ConfigError, match=r"no network 'c3dd'.*Did you mean 'c3d'.*slice-mean"):
         create("c3dd", num_classes=1)
+    for typed, meant in (("I3D", "i3d"), ("t3d", "t3d-121"), ("DenseNet3D", "densenet3d-121"), ("late", "late-fusion")):
+        with pytest.raises(ConfigError, match=f"Did you mean '{meant}'"):
+            spec(typed)
     with pytest.raises(ConfigError, match="Known networks"):
         spec("os.system")
 

@@ -100,6 +100,13 @@ class SequenceNetwork(nn.Module):
     def check_input(self, x: Tensor) -> None:
         """Raise `ConfigError` for an input that this network cannot read, with the sizes it can."""
         name = self.spec.name if hasattr(self, "spec") else type(self).__name__
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            kind = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
+            raise ConfigError(
+                f"{name} reads tensors of floats, got {kind}.",
+                remedy="Give a torch tensor, normalised as in training; x.float() turns integers into floats.",
+                code="input-type",
+            )
         if x.ndim != 5:
             raise ConfigError(
                 f"{name} reads clips (B, C, T, H, W), got a tensor of shape {tuple(x.shape)}.",
@@ -111,12 +118,6 @@ class SequenceNetwork(nn.Module):
                 f"{name} was built for {self.in_channels} input channel(s), got {x.shape[1]}.",
                 remedy="Build it with in_channels equal to the number of windows or channels of the clips.",
                 code="input-channels",
-            )
-        if not x.is_floating_point():
-            raise ConfigError(
-                f"{name} reads clips of real numbers, got {x.dtype}.",
-                remedy="Convert them, after the intensity window or normalisation that it was trained with: x.float().",
-                code="input-dtype",
             )
         size = tuple(x.shape[2:])
         if self.exact is not None and any(

@@ -256,7 +256,7 @@ class C3D(SequenceNetwork):
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the maps after the last pool (B, F, T', H', W')."""
         if self.shrink > 1:
-            x = F.avg_pool3d(x, self.shrink)
+            x = F.avg_pool3d(x, self.shrink, ceil_mode=True)  # no slice is lost: a cube at the end may be smaller
         for conv, norm, pool in self.order:
             x = self.get_submodule(conv)(x)
             if norm:

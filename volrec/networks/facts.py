@@ -200,8 +200,10 @@ def check_number(value: Any, *, name: str, owner: str, kind: type, low: float, o
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return "Did you mean 'x'? " for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    """Return "Did you mean 'x'? " for the known word that begins so or is nearest, or nothing."""
+    names = sorted(known)
+    near = [name for name in names if len(word) > 2 and name.lower().startswith(word.lower())]
+    near = near or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"Did you mean {near[0]!r}? " if near else ""
 
 

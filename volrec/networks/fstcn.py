@@ -46,9 +46,10 @@ norm : the constants of LRN are not given; here AlexNet's in Caffe (5 channels, 
     leaves LRN out.
 kernels : both, or one of ``tcl`` alone, as in the paper's ablation.
 Not by an option : positions xy are channels of the kernels over (t, f). Were they further samples, the first layer of
-    ``fc_time`` would have 2.7 G weights. Dropout of 0.5 follows ``tcl`` and every hidden layer. Weights are drawn as in
-    He et al. (ICCV 2015). The paper first trains the shared layers alone, on frames, from ImageNet weights and below
-    two FC layers that are then thrown away; that auxiliary classifier is not part of this network.
+    ``fc_time`` would have 2.7 G weights. Dropout of 0.5 follows ``tcl`` and every hidden layer. The rule of
+    the initial weights is ours: He et al. (ICCV 2015), the last layer small. The paper first trains the shared layers
+    alone, on frames, from ImageNet weights and below two FC layers that are then thrown away; that auxiliary classifier
+    is not part of this network.
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------

@@ -78,6 +78,7 @@ from volrec.networks.layers import (
     same_padding,
     scale_channels,
 )
+from volrec.networks.layers.convolution import convolve3d
 from volrec.networks.registry import register
 
 __all__ = ["I3D", "Mixed"]
@@ -315,7 +316,7 @@ class _ReplicateConv3d(SameConv3d):
             x = F.pad(x, (0, 0, 0, 0, *time), mode="replicate")
         if any(height + width):
             x = F.pad(x, (*width, *height))
-        return F.conv3d(x, self.weight, self.bias, self.stride)
+        return convolve3d(self, x, (0, 0, 0))
 
 
 def _unit(

@@ -34,7 +34,8 @@ name              clip (C x T x H x W)     where time comes in                  
                                            at full resolution, a trunk each, fc6 reads both
 ================  =======================  ==========================================================  ==========  =====
 
-Local response normalisation divides by (2 + 1e-4 * sum of the squares of 5 neighbouring channels) ** 0.5.
+Local response normalisation divides by (2 + 1e-4 * sum of the squares of 5 neighbouring channels) ** 0.5
+(constants not verified).
 
 Ambiguities and the option that settles each
 --------------------------------------------

@@ -38,13 +38,13 @@ T3D, ``stem="released"``                            29.88 M; 125         38.52 M
 
 Ambiguities and the option that settles each
 --------------------------------------------
-stem : maps of 16, 8, 4 and 2 slices follow where only conv0 halves the 32 slices ("paper"). The released DenseNet3D
-    halves them again in pool0; 32 slices then end as one, and fewer than 29 do not reach the last block: those are
-    refused.
+stem : maps of 16, 8, 4 and 2 slices, said to be the paper's (not verified), follow where only conv0 halves the 32
+    slices ("paper"). The released DenseNet3D halves them again in pool0; 32 slices then end as one, and fewer than 29
+    do not reach the last block: those are refused.
 transition : the paper's figure has a mean pool alone after the branches ("pool"). The authors' published T3D file had a
     whole 1x1x1 transition that keeps the channels ("full"), a port one that halves them ("half").
-temporal_depths : depths differ from layer to layer ("default"), or are 1, 3, 4 in all three ("author", as in the
-    authors' published file).
+temporal_depths : depths differ from layer to layer ("default", as in a port; not verified against the paper), or are
+    1, 3, 4 in all three ("author", as in the authors' published file).
 branch_width : the channels of a branch are those of both public codes.
 dropout : the released factories have none, those named DropOut 0.2 after every dense layer.
 Initial weights : the paper names none; the released code leaves them to torch, and so does ``faithful=True``.

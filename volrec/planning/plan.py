@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from volrec.config import TrainConfig, parse_config
+from volrec.config import SamplingConfig, TrainConfig, parse_config
 from volrec.planning.facts import Fingerprint, fingerprint
 from volrec.planning.grid import plan_grid, plan_slice_axis
 
@@ -110,9 +110,14 @@ def make_plan(
     preprocess = settle("preprocess", lambda: {"slice_axis": axis, **plan_grid(facts, fixed, smallest, reasons)})
     canvas = preprocess.get("canvas") or (None, None, None)
     settle("intensity", lambda: _intensity(facts, reasons))
-    settle("sampling", lambda: _sampling(facts, canvas, reasons))
+    sampling = settle("sampling", lambda: _sampling(facts, canvas, reasons))
     spacing = preprocess.get("spacing") or (None, None, None)
-    network = settle("network", lambda: _network(facts, canvas, spacing, fixed.get("network.name", "c3d"), reasons))
+    # What the network sees of a study: the canvas, cut to a clip.
+    longest = int(sampling.get("clip_length", SamplingConfig().clip_length))
+    clip = (min(int(canvas[0] or facts.size[0].median), longest), *canvas[1:])
+    network = settle(
+        "network", lambda: _network(facts, canvas, clip, spacing, fixed.get("network.name", "c3d"), reasons)
+    )
     settle("augment", lambda: _augment(facts, canvas, reasons))
     optim = settle("optim", lambda: _optim(facts, canvas, network, reasons))
     settle("protocol", lambda: _protocol(reasons))
@@ -187,6 +192,7 @@ def _sampling(facts: Fingerprint, canvas: Sequence[int | None], reasons: dict[st
 def _network(
     facts: Fingerprint,
     canvas: Sequence[int | None],
+    clip: Sequence[int | None],
     spacing: Sequence[float | None],
     name: str,
     reasons: dict[str, str],
@@ -196,10 +202,10 @@ def _network(
         width = min(width, 0.25)
     reasons["network.width"] = f"{facts.studies} studies on a {facts.device}: narrow overfits less and trains sooner"
     if name != "c3d":
-        return {"name": name, "width": width, "options": _strides(facts, canvas, spacing, name, reasons)}
+        return {"name": name, "width": width, "options": _strides(facts, clip, spacing, name, reasons)}
     if not _organ_crop(facts) or None in canvas:
         reasons["network.name"] = "the plainest 3D network of the zoo; `volrec models` lists the others"
-        options = {"dropout": 0.3, **_strides(facts, canvas, spacing, name, reasons)}
+        options = {"dropout": 0.3, **_strides(facts, clip, spacing, name, reasons)}
         return {"name": name, "width": width, "options": options}
     # Measured on 213 hippocampus crops (configs/hippocampus-large.yaml): deep stages and global pooling overfit there.
     reasons["network.name"] = "crops around one organ lie alike: one stage, and a head with weights for every position"
@@ -212,7 +218,7 @@ def _network(
 
 def _strides(
     facts: Fingerprint,
-    canvas: Sequence[int | None],
+    clip: Sequence[int | None],
     spacing: Sequence[float | None],
     name: str,
     reasons: dict[str, str],
@@ -220,28 +226,35 @@ def _strides(
     """Spare the slices of thick or short stacks, and the detail of small slices, where the network can.
 
     Slices are merged only where they lie closer than twice the pixels of that stage (as nnU-Net pools), and only while
-    at least `FEWEST_SLICES` are left.
+    at least `FEWEST_SLICES` of a clip are left.
     """
     from volrec.networks import spec
 
     network = spec(name)
     options: dict[str, Any] = {}
+    why: list[str] = []
+    spared = 1  # what the stem would have merged in the plane
+    if "stem_stride" in network.options and min(clip[axis] or SMALL_SLICE for axis in (1, 2)) < SMALL_SLICE:
+        options["stem_stride"] = 1
+        spared = int(network.options["stem_stride"].default)
+        why.append(f"slices under {SMALL_SLICE} pixels keep their detail")
     between, pixel = (spacing[axis] or facts.spacing[axis].median for axis in (0, 2))
-    slices = float(canvas[0] or facts.size[0].median)
+    slices = float(clip[0] or facts.size[0].median)
     strides = []
     for along, in_plane in network.strides:
         if between >= 2 * pixel or slices / along < FEWEST_SLICES:
             along = 1
         strides.append(along)
-        between, pixel, slices = between * along, pixel * in_plane, slices / along
+        kept = math.gcd(in_plane, spared)
+        spared //= kept
+        between, pixel, slices = between * along, pixel * in_plane / kept, slices / along
     if strides != [along for along, _ in network.strides]:
         options["temporal_strides"] = strides
-        reasons["network.options"] = (
+        why.append(
             f"slices are merged only where they lie closer than two pixels of that stage, and {FEWEST_SLICES} stay"
         )
-    if "stem_stride" in network.options and min(canvas[axis] or SMALL_SLICE for axis in (1, 2)) < SMALL_SLICE:
-        options["stem_stride"] = 1
-        reasons["network.options"] = f"slices under {SMALL_SLICE} pixels keep their detail; thick slices are spared"
+    if why:
+        reasons["network.options"] = "; ".join(why)
     return options
 
 

@@ -24,7 +24,9 @@ def convolve3d(layer: nn.Conv3d, x: Tensor, padding: tuple[int, ...]) -> Tensor:
     oneDNN (``tests/performance/bench_networks.py``). Without gradients oneDNN can be asked for directly.
     """
     if (
-        not torch.compiler.is_compiling()  # first: an exported network may leave the batch open
+        # First: an exported network may leave the batch open, and a traced one may run elsewhere.
+        not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and x.ndim == 5
         and len(x) == 1
         and x.device.type == "cpu"
         and x.dtype == layer.weight.dtype == torch.float32
