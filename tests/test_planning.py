@@ -195,7 +195,7 @@ def test_crops_around_one_organ_get_a_network_that_knows_places() -> None:
 
 
 def test_little_memory_makes_small_batches() -> None:
-    small = facts(CHEST_CT.size, CHEST_CT.spacing, memory=4.0)
+    small = facts(CHEST_CT.size, CHEST_CT.spacing, memory=0.5)
     assert make_plan(cohort(), {}, facts=small).config.optim.batch_size < 8
     assert make_plan(cohort(), {}, facts=CHEST_CT).config.optim.batch_size == 8
 
@@ -254,3 +254,25 @@ def test_any_geometry_gives_a_plan_within_the_budget(
     exact = [max(1, (side or 1) - margin) for side, margin in zip(canvas, (7, 15, 15), strict=True)]
     assert math.prod(exact) <= VOXEL_BUDGET[device] * SAME_SPACING**3
     assert config.sampling.clip_length <= 128
+
+
+def test_the_batch_is_what_the_networks_own_memory_allows() -> None:
+    # 40 slices of 320 x 320 on a GPU of 24 GiB: eight clips of a narrow C3D fit well, eight of a wide one do not.
+    head = facts(
+        (spread(40), spread(320), spread(320)), (spread(5.0), spread(0.7), spread(0.7)), device="cuda", memory=24.0
+    )
+    fixed = {"preprocess.canvas": [40, 320, 320], "preprocess.spacing": [5.0, 0.7, 0.7]}
+    assert make_plan(cohort(), {}, facts=head, overrides=fixed).config.optim.batch_size == 8
+    wide = make_plan(cohort(), {}, facts=head, overrides={**fixed, "network.width": 1.0})
+    assert wide.config.optim.batch_size == 2
+    assert "fit into 24 GiB" in wide.reasons["optim.batch_size"]
+
+
+def test_the_canvas_holds_what_the_network_reads_with_the_users_options() -> None:
+    tiny = facts((spread(12), spread(20), spread(20)), (spread(5.0), spread(8.0), spread(8.0)))
+    assert make_plan(cohort(), {}, facts=tiny).config.preprocess.canvas == (12, 24, 24)
+    for section, fixed in (
+        ({"network": {"name": "c3d", "options": {"norm": "instance"}}}, {}),
+        ({}, {"network.options.norm": "instance"}),
+    ):
+        assert make_plan(cohort(), section, facts=tiny, overrides=fixed).config.preprocess.canvas == (12, 32, 32)

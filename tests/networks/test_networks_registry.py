@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from volrec.errors import ConfigError
-from volrec.networks import NetworkSpec, Option, create, list_networks, register, spec
+from volrec.networks import NetworkSpec, Option, create, list_networks, register, spec, training_bytes
 
 
 def test_names_are_listed_by_pattern():
@@ -111,3 +113,29 @@ def test_option_values_are_kept_in_their_own_type(option, value, kept):
 def test_option_values_out_of_range_are_refused(option, value):
     with pytest.raises(ConfigError, match="The 'x' parameter of y must be"):
         option.check(value, name="x", owner="y")
+
+
+def test_memory_of_training_is_counted_without_allocating_any():
+    fixed, each = training_bytes("c3d", clip=(8, 32, 32), width=0.125)
+    network = create("c3d", num_classes=1, width=0.125)
+    assert fixed == 16 * sum(parameter.numel() for parameter in network.parameters())
+    kept: dict[int, torch.Tensor] = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.setdefault(x.data_ptr(), x), lambda x: x):
+        network(torch.randn(2, 1, 8, 32, 32))
+    weights = {parameter.data_ptr() for parameter in network.parameters()}
+    seen = sum(x.untyped_storage().nbytes() for pointer, x in kept.items() if pointer not in weights) / 2
+    assert each == pytest.approx(seen, rel=0.1)
+    assert training_bytes("c3d", clip=(16, 32, 32), width=0.125)[1] == pytest.approx(2 * each, rel=0.05)
+
+
+def test_plain_integers_come_out_of_numpys(tmp_path):
+    network = create(
+        "c3d", num_classes=np.int64(3), in_channels=np.int64(2), width=np.float32(0.125), stages=np.int32(2)
+    )
+    assert network(torch.zeros(1, 2, 4, 8, 8)).shape == (1, 3)
+    assert json.loads(json.dumps(network.architecture)) == network.architecture
+
+
+def test_a_name_that_is_no_text_is_an_unknown_network():
+    with pytest.raises(ConfigError, match=r"no network \['c3d'\]"):
+        create(["c3d"], num_classes=1)

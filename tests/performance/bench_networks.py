@@ -75,11 +75,12 @@ def bare(module: nn.Module, x: Tensor) -> Tensor:
     """Run the convolution alone; SAME padding counts as a plain one."""
     if isinstance(module, nn.Linear):
         return F.linear(x, module.weight)
-    function = F.conv3d if isinstance(module, nn.Conv3d) else F.conv2d
     padding = module.padding
     if type(module).__name__ == "SameConv3d":
         padding = tuple((kernel - 1) // 2 for kernel in module.kernel_size)
-    return function(x, module.weight, stride=module.stride, padding=padding, groups=module.groups)
+    if isinstance(module, nn.Conv3d):
+        return convolution.convolve3d(module, x, padding)
+    return F.conv2d(x, module.weight, stride=module.stride, padding=padding, groups=module.groups)
 
 
 def plain_layout(network: nn.Module) -> nn.Module:

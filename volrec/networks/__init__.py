@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
     from volrec.networks.facts import NetworkSpec, Option
     from volrec.networks.registry import create, list_networks, register, spec
-    from volrec.networks.summary import describe
+    from volrec.networks.summary import describe, training_bytes
 
 __all__ = [
     "NetworkSpec",
@@ -24,6 +24,7 @@ __all__ = [
     "list_networks",
     "register",
     "spec",
+    "training_bytes",
 ]
 
 # Every file here has another name than the functions: importing a submodule binds its name in the package.
@@ -37,6 +38,7 @@ _HOME = {
     "list_networks": "registry",
     "register": "registry",
     "spec": "registry",
+    "training_bytes": "summary",
 }
 
 

@@ -35,8 +35,9 @@ variant  input T x H x W  pool5            parameters M  GMAC
 100x71   100 x 71 x 71    256 x 6 x 2 x 2  21.64         44.8
 =======  ===============  ===============  ============  ====
 
-21,639,269 parameters with RGB at 100 x 71 x 71. Flow networks start from random weights, uniform within
-1 / sqrt(inputs of a unit) (the rule of the framework it was written in); RGB networks start from C3D.
+21,639,269 parameters with RGB at 100 x 71 x 71. Flow networks start from random weights, here uniform within
+1 / sqrt(inputs of a unit), recalled as the rule of the framework it was written in and not verified; RGB networks start
+from C3D.
 
 Ambiguities and the option that settles each
 --------------------------------------------

@@ -98,6 +98,7 @@ def create(
     check_number(in_channels, name="in_channels", owner=name, kind=int, low=1)
     check_number(width, name="width", owner=name, kind=float, low=0, open_low=True)
     values = facts.resolve(options, faithful=faithful)
+    num_classes, in_channels = int(num_classes), int(in_channels)  # plain ints: cards and exports hold them
     network = factory(num_classes=num_classes, in_channels=in_channels, faithful=faithful, width=float(width), **values)
     if network.kernels_channels_last:
         channels_last(network)
@@ -125,7 +126,7 @@ def spec(name: str) -> NetworkSpec:
 
 def _factory(name: str) -> Factory:
     catalogue = _catalogue()
-    if name not in catalogue:
+    if not isinstance(name, str) or name not in catalogue:
         raise ConfigError(
             f"there is no network {name!r}.",
             remedy=f"{suggest(str(name), catalogue)}Known networks: {', '.join(sorted(catalogue))}.",

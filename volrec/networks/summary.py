@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from volrec.networks.registry import create, spec
 
-__all__ = ["describe"]
+__all__ = ["describe", "training_bytes"]
 
 
 def describe(
@@ -96,6 +96,46 @@ def describe(
         "layers": layers,
         "blocks": blocks,
     }
+
+
+def training_bytes(
+    name: str, *, clip: tuple[int, int, int], in_channels: int = 1, width: float = 1.0, **options: Any
+) -> tuple[int, int]:
+    """Count the memory of a training step in float32, without allocating any of it.
+
+    Parameters
+    ----------
+    name, in_channels, width, **options
+        As for `create`.
+    clip : tuple of int
+        Size (T, H, W).
+
+    Returns
+    -------
+    fixed, per_clip : int
+        Bytes whatever the batch (weights, gradients and the two moments of AdamW), and bytes that the forward pass
+        keeps of each clip for the backward pass. Workspaces of convolutions come on top.
+
+    Raises
+    ------
+    ConfigError
+        As `create`, and for a clip that the network cannot read.
+    """
+    with torch.device("meta"):
+        network = create(name, num_classes=1, in_channels=in_channels, width=width, **options).train()
+        weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+        kept: list[Tensor] = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept.append(tensor)
+            return tensor
+
+        # Two clips: batch statistics of a single one may not exist.
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            network(torch.empty(2, in_channels, *clip))
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in kept}
+    fixed = 4 * sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    return fixed, sum(size for key, size in storages.items() if key not in weights) // 2
 
 
 def _recorder(layers: list[dict[str, Any]], label: str) -> Any:

@@ -25,8 +25,6 @@ RARE = 0.25
 FEWEST_SLICES = 4
 # Stems of networks that read 224 x 224 pixels leave a quarter of each side: too little of slices smaller than this.
 SMALL_SLICE = 96
-# Memory of one training step of C3D at full width, from its peak on 16x112x112 clips.
-TRAINING_BYTES_A_VOXEL = 20_000
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,8 @@ def make_plan(
         "network", lambda: _network(facts, canvas, clip, spacing, fixed.get("network.name", "c3d"), reasons)
     )
     settle("augment", lambda: _augment(facts, canvas, reasons))
-    optim = settle("optim", lambda: _optim(facts, canvas, network, reasons))
+    channels = len(values["intensity"].get("windows") or ()) or 1
+    optim = settle("optim", lambda: _optim(facts, clip, channels, network, reasons))
     settle("protocol", lambda: _protocol(reasons))
     settle("split", lambda: _split(facts, reasons))
     trainer = dict(values.get("trainer", {}))
@@ -287,8 +286,14 @@ def _augment(facts: Fingerprint, canvas: Sequence[int | None], reasons: dict[str
 
 
 def _optim(
-    facts: Fingerprint, canvas: Sequence[int | None], network: Mapping[str, Any], reasons: dict[str, str]
+    facts: Fingerprint,
+    clip: Sequence[int | None],
+    channels: int,
+    network: Mapping[str, Any],
+    reasons: dict[str, str],
 ) -> dict[str, Any]:
+    from volrec.networks import training_bytes
+
     batch = 8 if facts.studies < 2_000 else 16
     if _organ_crop(facts) and network.get("options", {}).get("stages") == 1:
         reasons["optim.optimizer"] = "SGD leads to a smoother head than AdamW (measured on the hippocampus crops)"
@@ -297,11 +302,18 @@ def _optim(
         return {"optimizer": "sgd", "lr": lr, "weight_decay": 0.1, "warmup_epochs": 3, "batch_size": batch}
     batch = max(2, min(batch, facts.studies // 8))
     reasons["optim.batch_size"] = f"{facts.studies} studies: enough steps an epoch, enough studies a step"
-    sizes = [size or spread.median for size, spread in zip(canvas, facts.size, strict=True)]
-    need = math.prod(sizes) * TRAINING_BYTES_A_VOXEL * float(network.get("width", 1.0)) * batch
+    sizes = [int(size or spread.median) for size, spread in zip(clip, facts.size, strict=True)]
+    fixed, each = training_bytes(
+        str(network.get("name", "c3d")),
+        clip=(sizes[0], sizes[1], sizes[2]),
+        in_channels=channels,
+        width=float(network.get("width", 1.0)),
+        **network.get("options", {}),
+    )
+    # The other half is for workspaces, the data and whatever else is there.
     available = facts.memory_gib * 2**30 / 2
-    while batch > 2 and need > available:
-        batch, need = batch // 2, need / 2
+    while batch > 2 and fixed + batch * each > available:
+        batch //= 2
         reasons["optim.batch_size"] = f"as many studies as fit into {facts.memory_gib:.0f} GiB ({facts.device})"
     reasons["optim.ema_decay"] = "averaged weights validate more steadily on few studies"
     return {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": batch, "ema_decay": 0.98}
@@ -320,10 +332,14 @@ def _slicewise(network: Mapping[str, Any]) -> bool:
 
 
 def _smallest(network: Mapping[str, Any], fixed: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return the smallest (T, H, W) that the network to be trained reads with its default options."""
-    from volrec.networks import spec
+    """Return the smallest (T, H, W) that the network to be trained reads, with the options that the user set."""
+    import torch
 
-    return spec(str(fixed.get("network.name", network.get("name", "c3d")))).smallest
+    from volrec.networks import create
+
+    asked = with_keys(network, "network", fixed)
+    with torch.device("meta"):  # nothing is allocated
+        return create(asked.get("name", "c3d"), num_classes=1, width=0.0625, **asked.get("options", {})).smallest
 
 
 def _length(
