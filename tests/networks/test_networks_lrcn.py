@@ -47,7 +47,7 @@ class TestThePapersNetwork:
         assert parts["classifier"] == 25_957
         assert told["parameters"] == 65_421_285
         assert told["gmacs"] == pytest.approx(19.0 + 0.07, abs=0.05)
-        wide = describe("lrcn", hidden=1024)
+        wide = describe("lrcn", units=1024)
         assert {layer["name"]: layer["parameters"] for layer in wide["layers"]}["lstm1"] == 20_975_616
 
     def test_has_the_layers_of_the_table(self):
@@ -195,10 +195,10 @@ class TestScores:
 
 
 class TestAdapted:
-    def test_hidden_sets_the_units_times_width(self):
+    def test_units_are_scaled_by_width(self):
         assert narrow().num_features == 16
-        assert narrow(hidden=1024).lstm1.hidden_size == 64
-        assert narrow(hidden=1024, bidirectional=True).num_features == 128
+        assert narrow(units=1024).lstm1.hidden_size == 64
+        assert narrow(units=1024, bidirectional=True).num_features == 128
 
     @pytest.mark.parametrize("features", ["pool", "fc6", "fc7"])
     def test_dropout_of_features_is_applied_once(self, features):

@@ -196,14 +196,14 @@ class TestWindows:
 @pytest.mark.parametrize("slices", [1, 3, 7, 12])
 class TestAgainstLoopsInDoublePrecision:
     def test_conv_pooling(self, pooling, slices):
-        network = small("conv-pooling", pooling=pooling, hidden=[64, 32])
+        network = small("conv-pooling", slice_pooling=pooling, hidden=[64, 32])
         features = double_features(network, slices)
         for clip, found in zip(features, network.aggregate(features, pre_logits=True), strict=True):
             x = pooled_by_hand(list(clip), pooling).mean((1, 2))
             torch.testing.assert_close(found, connected_by_hand(network, x, range(2)))
 
     def test_late_pooling(self, pooling, slices):
-        network = small("late-pooling", pooling=pooling, hidden=[64, 32], plane="keep")
+        network = small("late-pooling", slice_pooling=pooling, hidden=[64, 32], plane="keep")
         network.grid = 2
         network.fc[0] = nn.Linear(64 * 4, 4)
         maps = torch.rand(slices, 64, 4, 2, dtype=torch.float64)
@@ -216,7 +216,7 @@ class TestAgainstLoopsInDoublePrecision:
         torch.testing.assert_close(found, pooled_by_hand(scored, pooling))
 
     def test_slow_pooling(self, pooling, slices):
-        network = small("slow-pooling", pooling=pooling, hidden=[64, 32], window=4, window_stride=3)
+        network = small("slow-pooling", slice_pooling=pooling, hidden=[64, 32], window=4, window_stride=3)
         features = double_features(network, slices)
         for clip, found in zip(features, network.aggregate(features, pre_logits=True), strict=True):
             runs = [
@@ -226,7 +226,7 @@ class TestAgainstLoopsInDoublePrecision:
             torch.testing.assert_close(found, connected_by_hand(network, pooled_by_hand(runs, pooling), range(1, 2)))
 
     def test_local_pooling(self, pooling, slices):
-        network = small("local-pooling", pooling=pooling, hidden=[64, 32], window=3, window_stride=2, towers=4)
+        network = small("local-pooling", slice_pooling=pooling, hidden=[64, 32], window=3, window_stride=2, towers=4)
         features = double_features(network, slices)
         for clip, found in zip(features, network.aggregate(features, pre_logits=True), strict=True):
             runs = [
@@ -240,7 +240,7 @@ class TestAgainstLoopsInDoublePrecision:
             torch.testing.assert_close(found, torch.cat(towers))
 
     def test_time_conv(self, pooling, slices):
-        network = small("time-conv", pooling=pooling, hidden=[32], window=4, window_stride=3)
+        network = small("time-conv", slice_pooling=pooling, hidden=[32], window=4, window_stride=3)
         features = double_features(network, slices)
         conv = network.time_conv.conv
         for clip, found in zip(features, network.aggregate(features, pre_logits=True), strict=True):
@@ -277,14 +277,14 @@ class TestOrderAndLength:
     @pytest.mark.parametrize("pooling", ["max", "mean"])
     @pytest.mark.parametrize("name", DESIGNS)
     def test_a_stack_of_one_repeated_slice_is_scored_as_the_slice(self, name, pooling):
-        network = small(name, pooling=pooling).double()
+        network = small(name, slice_pooling=pooling).double()
         x = torch.randn(2, 1, 1, 32, 32, dtype=torch.float64)
         for slices in (2, 5, 13):
             torch.testing.assert_close(network(x.expand(-1, -1, slices, -1, -1)), network(x))
 
     @pytest.mark.parametrize("name", ALL)
     def test_every_slice_is_read(self, name):
-        network = small(name, **({} if name == "stacked-lstm" else {"pooling": "mean"}))
+        network = small(name, **({} if name == "stacked-lstm" else {"slice_pooling": "mean"}))
         for slices in (1, 2, 6, 11):
             features = network.forward_features(torch.randn(1, 1, slices, 32, 32)).detach().requires_grad_()
             network.aggregate(features).square().sum().backward()
@@ -453,9 +453,9 @@ class TestStackedLSTM:
             create("stacked-lstm", num_classes=2, faithful=True, layers=2)
 
     def test_fc_takes_the_fully_connected_layers_where_the_backbone_has_some(self):
-        assert small("stacked-lstm", backbone="cnn-m-2048", fc=True).backbone.num_features == 128
+        assert small("stacked-lstm", backbone="cnn-m-2048", features="fc").backbone.num_features == 128
         assert small("stacked-lstm", backbone="cnn-m-2048").backbone.num_features == 32
-        assert small("stacked-lstm", fc=True).backbone.num_features == 64
+        assert small("stacked-lstm", features=None).backbone.num_features == 64
 
     def test_the_loss_of_every_slice_trains_it(self):
         network = small("stacked-lstm", dropout=0.0).train()

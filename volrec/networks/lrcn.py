@@ -26,7 +26,7 @@ The mean over steps of the scores is fc8 of the mean over steps of the LSTM's ou
 Ambiguities and the option that settles each
 --------------------------------------------
 features : the paper has two nets: the LSTM reads fc6, or fc7 behind it.
-hidden : the released code has 256 units for RGB and flow; that the paper's text favours 1024 for flow is not verified.
+units : the released code has 256 units for RGB and flow; that the paper's text favours 1024 for flow is not verified.
 scores : the published test averages the softmax outputs of the steps, and here it is their logits; the other is
     ``volrec.networks.stacked_lstm.combine_steps(step_logits, "mean")``.
 
@@ -77,7 +77,7 @@ SPEC = NetworkSpec(
             paper="fc6",
             free=("fc6", "fc7"),
         ),
-        "hidden": Option(int, 256, "units of the LSTM, times width", low=1, free=True),
+        "units": Option(int, 256, "units of the LSTM, times width", low=1, free=True),
         "bidirectional": Option(bool, False, "a second LSTM reads the slices from the other end", paper=False),
         "readout": Option(
             str,
@@ -96,7 +96,7 @@ SPEC = NetworkSpec(
     },
     ambiguities=(
         "features: the paper has two nets, the LSTM on fc6 or on fc7.",
-        "hidden: the released code has 256 units; that the text favours 1024 for flow is not verified.",
+        "units: the released code has 256 units; that the text favours 1024 for flow is not verified.",
         "scores: softmax outputs of the steps are averaged at test, here logits.",
     ),
 )
@@ -114,7 +114,7 @@ class LRCN(SlicewiseNetwork):
         The paper's form: fixed slice size, the paper's initial weights.
     width : float
         Scale of all channel counts and of the units of the LSTM.
-    backbone, features, hidden, bidirectional, readout, norm, feature_dropout, dropout
+    backbone, features, units, bidirectional, readout, norm, feature_dropout, dropout
         The options of ``spec("lrcn")``.
     """
 
@@ -127,7 +127,7 @@ class LRCN(SlicewiseNetwork):
         width: float,
         backbone: str,
         features: str,
-        hidden: int,
+        units: int,
         bidirectional: bool,
         readout: str,
         norm: str,
@@ -153,7 +153,7 @@ class LRCN(SlicewiseNetwork):
         self.backbone = encoder
         # A fully connected tail has its own dropout after every layer.
         self.drop_features = nn.Dropout(feature_dropout if features == "pool" else 0.0)
-        units = scale_channels(hidden, width)
+        units = scale_channels(units, width)
         self.lstm1 = SingleBiasLSTM(encoder.num_features, units, bidirectional=bidirectional)
         _init_lstm(self.lstm1, faithful=faithful)
         self.drop = nn.Dropout(dropout)

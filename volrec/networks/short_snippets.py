@@ -40,7 +40,7 @@ plane : whether the maps reach the fc layers with their positions ("keep"), as m
     over slices ("mean") or before ("mean-first"). AlexNet's fc layers read positions. GoogLeNet ends in a mean over
     the plane, and pooling over frames comes after it here (not verified); `time-conv` needs the maps and keeps them.
 hidden : the two fc layers are AlexNet's. Whether GoogLeNet gets them too is a variant: an empty list leaves them out.
-pooling : maximum; the mean is the variant that did worse in the paper.
+slice_pooling : maximum; the mean is the variant that did worse in the paper.
 window, window_stride : 10 and 5 are those of slow pooling and the time convolution; the windows of local pooling are
     not given, so the same are taken.
 dropout, initial weights : dropout is AlexNet's 0.5. The paper starts from ImageNet weights; without them He.
@@ -105,7 +105,7 @@ def _plane(*choices: str) -> Option:
 _OPTIONS = {
     "backbone": Option(str, "googlenet", "2D network of the slices", BACKBONES, PREFIXES, free=tuple(FRAME_SIZES)),
     "norm": Option(str, "batch", "normalisation in the backbone", NORMS, paper="none"),
-    "pooling": Option(str, "max", "pooling over slices and windows", ("max", "mean"), free=("max", "mean")),
+    "slice_pooling": Option(str, "max", "pooling over slices and windows", ("max", "mean"), free=("max", "mean")),
     "plane": _plane("mean", "mean-first", "keep"),
     "hidden": Option(tuple, (256,), "sizes of the fc layers", low=1, paper=_HIDDEN),
     "dropout": Option(
@@ -125,7 +125,7 @@ _FREE_WINDOWS = {name: replace(option, free=True) for name, option in _WINDOWS.i
 _TOWERS = Option(int, 4, "windows that the last layer keeps apart (None: as many as 30 slices have)", low=1, paper=None)
 
 _BACKBONE = "backbone: GoogLeNet reads frames of 224 x 224, AlexNet of 220 x 220."
-_MAXIMUM = "pooling: the paper found the maximum better than the mean."
+_MAXIMUM = "slice_pooling: the paper found the maximum better than the mean."
 _PLANE = "plane: AlexNet's fc layers read every position; that GoogLeNet's mean comes first is not verified."
 _FC = "hidden: two fc layers, which AlexNet has; an empty list is the variant for GoogLeNet without them."
 
@@ -227,7 +227,7 @@ class _PooledNetwork(SlicewiseNetwork):
         width: float,
         backbone: str,
         norm: str,
-        pooling: str,
+        slice_pooling: str,
         plane: str | None,
         hidden: tuple[int, ...],
         dropout: float,
@@ -248,7 +248,7 @@ class _PooledNetwork(SlicewiseNetwork):
             exact=(self.frames, side, side) if faithful else None,
         )
         self.backbone = encoder
-        self.pooling = pooling
+        self.slice_pooling = slice_pooling
         if plane is None:
             plane = "keep" if backbone == "alexnet" or self.conv_channels else "mean-first"
         self.plane = plane
@@ -311,7 +311,7 @@ class _WindowedNetwork(_PooledNetwork):
         width: float,
         backbone: str,
         norm: str,
-        pooling: str,
+        slice_pooling: str,
         plane: str | None,
         window: int,
         window_stride: int,
@@ -332,7 +332,7 @@ class _WindowedNetwork(_PooledNetwork):
             width=width,
             backbone=backbone,
             norm=norm,
-            pooling=pooling,
+            slice_pooling=slice_pooling,
             plane=plane,
             hidden=hidden,
             dropout=dropout,
@@ -352,7 +352,7 @@ class _WindowedNetwork(_PooledNetwork):
 
     def pool_windows(self, features: Tensor) -> Tensor:
         """Return each window pooled (B, n, ...) of slice features (B, T, ...)."""
-        return pool_axis(slice_windows(features, self.window, self.window_stride), self.pooling, -1)
+        return pool_axis(slice_windows(features, self.window, self.window_stride), self.slice_pooling, -1)
 
 
 @register(CONV_POOLING)
@@ -361,7 +361,7 @@ class ConvPooling(_PooledNetwork):
 
     def combine(self, features: Tensor) -> Tensor:
         """Return what enters the last layer (B, num_features) of slice features (B, T, ...)."""
-        return self.connect(self.flatten(pool_axis(features, self.pooling, 1)))
+        return self.connect(self.flatten(pool_axis(features, self.slice_pooling, 1)))
 
 
 @register(LATE_POOLING)
@@ -376,7 +376,7 @@ class LatePooling(_PooledNetwork):
 
     def combine(self, features: Tensor) -> Tensor:
         """Return what enters the last layer (B, num_features) of slice features (B, T, num_features)."""
-        return pool_axis(features, self.pooling, 1)
+        return pool_axis(features, self.slice_pooling, 1)
 
 
 @register(SLOW_POOLING)
@@ -388,7 +388,7 @@ class SlowPooling(_WindowedNetwork):
     def combine(self, features: Tensor) -> Tensor:
         """Return what enters the last layer (B, num_features) of slice features (B, T, ...)."""
         windows = self.connect(self.flatten(self.pool_windows(features)), last=1)
-        return self.connect(pool_axis(windows, self.pooling, 1), first=1)
+        return self.connect(pool_axis(windows, self.slice_pooling, 1), first=1)
 
 
 @register(LOCAL_POOLING)
@@ -407,7 +407,7 @@ class LocalPooling(_WindowedNetwork):
         width: float,
         backbone: str,
         norm: str,
-        pooling: str,
+        slice_pooling: str,
         plane: str | None,
         window: int,
         window_stride: int,
@@ -422,7 +422,7 @@ class LocalPooling(_WindowedNetwork):
             width=width,
             backbone=backbone,
             norm=norm,
-            pooling=pooling,
+            slice_pooling=slice_pooling,
             plane=plane,
             window=window,
             window_stride=window_stride,
@@ -438,7 +438,7 @@ class LocalPooling(_WindowedNetwork):
         """Return what enters the last layer (B, num_features) of slice features (B, T, ...), window by window."""
         windows = self.connect(self.flatten(self.pool_windows(features)))
         if windows.shape[1] != self.towers:
-            share = F.adaptive_max_pool1d if self.pooling == "max" else F.adaptive_avg_pool1d
+            share = F.adaptive_max_pool1d if self.slice_pooling == "max" else F.adaptive_avg_pool1d
             windows = share(windows.transpose(1, 2), self.towers).transpose(1, 2)
         return windows.flatten(1)
 
@@ -453,4 +453,4 @@ class TimeConv(_WindowedNetwork):
         """Return what enters the last layer (B, num_features) of slice features (B, T, F, h, w)."""
         slices = hang_over(features, self.window, self.window_stride)
         windows = self.time_conv(slices.transpose(1, 2))
-        return self.connect(self.flatten(pool_axis(windows, self.pooling, 2)))
+        return self.connect(self.flatten(pool_axis(windows, self.slice_pooling, 2)))

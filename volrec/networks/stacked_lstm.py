@@ -7,7 +7,7 @@ Networks for Video Classification", CVPR 2015. The pooling networks of the paper
 block        operation                                                        out, T frames
 ===========  ===============================================================  ==============
 frames       GoogLeNet at 224 x 224 (or AlexNet up to fc7 at 220 x 220)       T x 1024 (4096)
-lstm         five layers of 512 cells                                         T x 512
+lstm         five layers of 512 units                                         T x 512
 classifier   512 -> K classes and softmax, at every frame                     T x K
 clip         sum over frames, with weights that rise linearly from 0 to 1     K
 ===========  ===============================================================  ==============
@@ -20,7 +20,7 @@ The loss of the paper is the cross entropy of every frame times the same weights
 
 Ambiguities and the option that settles each
 --------------------------------------------
-backbone, fc : GoogLeNet ends in its mean over the plane, AlexNet in fc7 (`fc`).
+backbone, features : GoogLeNet ends in its mean over the plane, AlexNet in fc7, and the LSTM reads that end.
 readout : how frames become one answer. "linear" is the paper's; "last", "max" and "mean" are the others that it tried.
     The paper weighs the softmax outputs of the frames; here the states before the last layer are weighed (divided by
     the sum of the weights), which gives the weighted mean of the frames' logits, or their states' maximum. The paper's
@@ -29,11 +29,11 @@ biases : one bias a gate, as the published equations of LSTM have it (torch.nn.L
 dropout : not known; none in the paper's form, any value can be set.
 weights : they rise from 0 to 1, read as t / T for t = 1 … T, so that the first slice counts as well.
 initial weights : the paper's frame network starts from ImageNet. Our choice for the rest: the LSTM from
-    U(-1/sqrt(cells), 1/sqrt(cells)), the last layer from a Gaussian of 1/sqrt(cells).
+    U(-1/sqrt(units), 1/sqrt(units)), the last layer from a Gaussian of 1/sqrt(units).
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
-Any plane from `smallest` up, any number of slices, two layers of 256 cells. A volume has no end that comes last: the
+Any plane from `smallest` up, any number of slices, two layers of 256 units. A volume has no end that comes last: the
 states are averaged, for with weights that rise the first slices would hardly count, and `bidirectional` reads the stack
 from both ends.
 """
@@ -69,11 +69,16 @@ SPEC = NetworkSpec(
     options={
         "backbone": Option(str, "googlenet", "2D network of the slices", BACKBONES, PREFIXES, free=tuple(FRAME_SIZES)),
         "norm": Option(str, "batch", "normalisation in the backbone", NORMS, paper="none"),
-        "fc": Option(
-            bool, False, "slice features from the backbone's own fully connected layers where it has some", paper=True
+        "features": Option(
+            str,
+            "pool",
+            "what the LSTM reads: the mean over the plane of the maps, or the backbone's last fully connected layer "
+            "(None: as the paper's backbone goes on)",
+            choices=("pool", "fc"),
+            paper=None,
         ),
         "layers": Option(int, 2, "LSTM layers", low=1, high=16, paper=5),
-        "hidden": Option(int, 256, "cells of an LSTM layer", low=1, paper=512),
+        "units": Option(int, 256, "units of an LSTM layer, times width", low=1, paper=512),
         "bidirectional": Option(bool, False, "read the stack from both ends"),
         "readout": Option(
             str, "mean", "how the states of the slices become one", _READOUTS, paper="linear", free=_READOUTS
@@ -132,7 +137,7 @@ class StackedLSTM(SlicewiseNetwork):
         The paper's form: fixed frame size, any number of frames.
     width : float
         Scale of all channel counts.
-    backbone, norm, fc, layers, hidden, bidirectional, readout, dropout
+    backbone, norm, features, layers, units, bidirectional, readout, dropout
         The options of ``spec("stacked-lstm")``.
     """
 
@@ -145,9 +150,9 @@ class StackedLSTM(SlicewiseNetwork):
         width: float,
         backbone: str,
         norm: str,
-        fc: bool,
+        features: str | None,
         layers: int,
-        hidden: int,
+        units: int,
         bidirectional: bool,
         readout: str,
         dropout: float,
@@ -158,7 +163,7 @@ class StackedLSTM(SlicewiseNetwork):
             faithful=faithful,
             width=width,
             norm=norm,
-            tail=_last_layer(backbone) if fc else "pool",
+            tail="pool" if features == "pool" else _last_layer(backbone),
             dropout=dropout,
         )
         side = FRAME_SIZES.get(backbone)
@@ -170,15 +175,15 @@ class StackedLSTM(SlicewiseNetwork):
         )
         self.backbone = encoder
         self.readout = readout
-        cells = scale_channels(hidden, width)
+        units = scale_channels(units, width)
         self.lstm = SingleBiasLSTM(
             encoder.num_features,
-            cells,
+            units,
             num_layers=layers,
             bidirectional=bidirectional,
             dropout=dropout if layers > 1 else 0.0,
         )
-        self.num_features = 2 * cells if bidirectional else cells
+        self.num_features = 2 * units if bidirectional else units
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(self.num_features, num_classes)
         self.init_classifier(self.classifier)

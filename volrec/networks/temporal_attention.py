@@ -116,7 +116,7 @@ SPEC = NetworkSpec(
         ),
         "steps": Option(int, 3, "steps of the decoder, each with weights of its own", low=1, high=64, free=True),
         "gate": Option(bool, True, "a sigmoid of the state scales what attention gives", free=True),
-        "hidden": Option(int, 512, "units of the LSTM, times width", low=1, paper=3518),
+        "units": Option(int, 512, "units of the LSTM, times width", low=1, paper=3518),
         "attention_size": Option(
             int,
             256,
@@ -124,7 +124,7 @@ SPEC = NetworkSpec(
             low=0,
             paper=0,
         ),
-        "readout": Option(int, 256, "numbers that enter the last layer, times width", low=1, paper=468),
+        "readout_size": Option(int, 256, "numbers that enter the last layer, times width", low=1, paper=468),
         "dropout": Option(float, 0.5, "dropout on the gates of the LSTM, its state and the readout", low=0, high=0.95),
     },
     ambiguities=(
@@ -277,9 +277,9 @@ def temporal_attention(
     pool_time: bool,
     steps: int,
     gate: bool,
-    hidden: int,
+    units: int,
     attention_size: int,
-    readout: int,
+    readout_size: int,
     dropout: float,
 ) -> TemporalAttention | TemporalAttention3d:
     """Build the network: slicewise without a 3D encoder, not slicewise with one.
@@ -292,7 +292,7 @@ def temporal_attention(
         The paper's form: GoogLeNet for slices of 224 x 224, any number of them.
     width : float
         Scale of all channel counts.
-    backbone, norm, context, encoder3d, pool_time, steps, gate, hidden, attention_size, readout, dropout
+    backbone, norm, context, encoder3d, pool_time, steps, gate, units, attention_size, readout_size, dropout
         The options of ``spec("temporal-attention")``.
     """
     encoder = create_backbone(backbone, in_channels=in_channels, faithful=faithful, width=width, norm=norm)
@@ -309,9 +309,9 @@ def temporal_attention(
         )
     decoder = AttentionDecoder(
         features,
-        hidden=scale_channels(hidden, width),
+        units=scale_channels(units, width),
         attention_size=scale_channels(attention_size, width) if attention_size else features,
-        readout=scale_channels(readout, width),
+        readout_size=scale_channels(readout_size, width),
         steps=steps,
         gate=gate,
         dropout=dropout,
@@ -326,7 +326,7 @@ class AttentionDecoder(nn.Module):
 
     Parameters
     ----------
-    features, hidden, attention_size, readout : int
+    features, units, attention_size, readout_size : int
         Lengths of a slice feature, of the state, of the space of the attention, and of the readout.
     steps : int
         Number of steps.
@@ -342,9 +342,9 @@ class AttentionDecoder(nn.Module):
         self,
         features: int,
         *,
-        hidden: int,
+        units: int,
         attention_size: int,
-        readout: int,
+        readout_size: int,
         steps: int,
         gate: bool,
         dropout: float,
@@ -352,12 +352,12 @@ class AttentionDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.steps = steps
-        self.hidden = hidden
-        self.num_features = readout
-        self.start = nn.Linear(features, 2 * hidden)
-        self.attend = SoftAttention(features, hidden, attention_size, gate=gate)
-        self.gates = nn.Linear(features + hidden, 4 * hidden)
-        self.readout = nn.Linear(hidden + features, readout)
+        self.units = units
+        self.num_features = readout_size
+        self.start = nn.Linear(features, 2 * units)
+        self.attend = SoftAttention(features, units, attention_size, gate=gate)
+        self.gates = nn.Linear(features + units, 4 * units)
+        self.readout = nn.Linear(units + features, readout_size)
         self.dropout = nn.Dropout(dropout)
         self._init_weights(faithful)
 
@@ -374,7 +374,7 @@ class AttentionDecoder(nn.Module):
         return torch.stack(readouts).mean(0), torch.stack(weights, dim=1)
 
     def first_state(self, features: Tensor, *, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return h_0 and c_0 (B, hidden), from the mean of the features that are not masked."""
+        """Return h_0 and c_0 (B, units), from the mean of the features that are not masked."""
         if mask is None:
             mean = features.mean(1)
         else:
@@ -384,9 +384,9 @@ class AttentionDecoder(nn.Module):
         return state, memory
 
     def step(self, context: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the next state and memory (B, hidden) after a context (B, F)."""
+        """Return the next state and memory (B, units) after a context (B, F)."""
         sums = self.gates(torch.cat([context, state], dim=1))
-        sigmoids, new = sums.split((3 * self.hidden, self.hidden), dim=1)
+        sigmoids, new = sums.split((3 * self.units, self.units), dim=1)
         enter, keep, show = torch.sigmoid(self.dropout(sigmoids)).chunk(3, dim=1)
         memory = keep * memory + enter * torch.tanh(new)
         return show * torch.tanh(memory), memory
@@ -401,10 +401,10 @@ class AttentionDecoder(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         with torch.no_grad():
-            for block in self.gates.weight[:, -self.hidden :].split(self.hidden):
+            for block in self.gates.weight[:, -self.units :].split(self.units):
                 nn.init.orthogonal_(block)
             if not faithful:
-                self.gates.bias[self.hidden : 2 * self.hidden] = 1.0
+                self.gates.bias[self.units : 2 * self.units] = 1.0
 
 
 class SliceContext(nn.Module):
