@@ -364,7 +364,7 @@ class TestStackedLSTM:
         assert count == 4 * 512 * (features + 512 + 1) + 4 * (4 * 512 * (512 + 512 + 1))
 
     def test_is_that_of_a_loop_in_double_precision(self):
-        network = small("stacked-lstm", layers=3).double()
+        network = small("stacked-lstm", layers=3, bidirectional=False).double()
         features = torch.randn(2, 7, network.backbone.num_features, dtype=torch.float64)
         for clip, found in zip(features, network.step_logits(features), strict=True):
             torch.testing.assert_close(found, network.classifier(lstm_by_hand(network.lstm, clip)))
@@ -395,7 +395,9 @@ class TestStackedLSTM:
         torch.testing.assert_close(network.aggregate(features), (steps * weights[None, :, None]).sum(1))
 
     def test_readouts(self):
-        networks = {name: small("stacked-lstm", readout=name) for name in ("linear", "last", "max", "mean")}
+        networks = {
+            name: small("stacked-lstm", readout=name, bidirectional=False) for name in ("linear", "last", "max", "mean")
+        }
         features = torch.randn(2, 5, networks["last"].backbone.num_features)
         state = networks["last"].state_dict()
         for network in networks.values():
@@ -418,7 +420,7 @@ class TestStackedLSTM:
         assert told[:5].mean() > 0.5 * told[15:25].mean()
 
     def test_last_state_of_the_second_direction_is_at_the_first_slice(self):
-        network = small("stacked-lstm", readout="last", bidirectional=True)
+        network = small("stacked-lstm", readout="last")
         features = torch.randn(2, 5, network.backbone.num_features)
         states, cells = network.lstm(features)[0], network.lstm.hidden_size
         expected = torch.cat([states[:, -1, :cells], states[:, 0, cells:]], 1)
@@ -436,7 +438,7 @@ class TestStackedLSTM:
         features = torch.randn(1, 6, small("stacked-lstm").backbone.num_features)
         changed = features.clone()
         changed[:, 3] += 1
-        one, both = small("stacked-lstm"), small("stacked-lstm", bidirectional=True)
+        one, both = small("stacked-lstm", bidirectional=False), small("stacked-lstm")
         same = (one.step_logits(changed) == one.step_logits(features)).all(2)[0]
         assert same.tolist() == [True] * 3 + [False] * 3
         assert not (both.step_logits(changed) == both.step_logits(features)).all(2).any()
@@ -447,7 +449,8 @@ class TestStackedLSTM:
         assert network.backbone.num_features == 256
         assert network.lstm.weight_hh_l4.abs().max() <= 1 / math.sqrt(32)
         assert network.lstm.weight_hh_l4.std().item() == pytest.approx(1 / math.sqrt(3 * 32), rel=0.05)
-        assert small("stacked-lstm", num_classes=200).classifier.weight.std().item() == pytest.approx(0.25, rel=0.1)
+        adapted = small("stacked-lstm", num_classes=200)
+        assert adapted.classifier.weight.std().item() == pytest.approx(1 / math.sqrt(32), rel=0.1)
         assert not network.classifier.bias.any()
         with pytest.raises(ConfigError, match="'layers' parameter of stacked-lstm must be 5 when faithful=True"):
             create("stacked-lstm", num_classes=2, faithful=True, layers=2)
@@ -456,6 +459,15 @@ class TestStackedLSTM:
         assert small("stacked-lstm", backbone="cnn-m-2048", features="fc").backbone.num_features == 128
         assert small("stacked-lstm", backbone="cnn-m-2048").backbone.num_features == 32
         assert small("stacked-lstm", features=None).backbone.num_features == 64
+
+    def test_forget_gates_are_open_at_first_in_the_adapted_form_only(self):
+        for faithful, forget in ((False, 1.0), (True, 0.0)):
+            lstm = small("stacked-lstm", faithful=faithful).lstm
+            assert lstm.bidirectional is not faithful
+            biases = [bias.reshape(4, -1) for name, bias in lstm.named_parameters() if name.startswith("bias")]
+            assert len(biases) == (5 if faithful else 4)
+            for bias in biases:
+                assert bias.unique(dim=1).T.tolist() == [[0.0, forget, 0.0, 0.0]]
 
     def test_the_loss_of_every_slice_trains_it(self):
         network = small("stacked-lstm", dropout=0.0).train()

@@ -35,22 +35,19 @@ Adapted to volumes (``faithful=False``)
 Any `backbone`; the features are the mean over the plane of its maps (or the fully connected layers behind an adaptive
 pool); batch normalisation; any size from 16 x 16 in the plane; any number of slices. The weights of the LSTM start
 between -1 / sqrt(units) and 1 / sqrt(units), as torch's do, and the bias of its forget gate at 1, so that a long stack
-is remembered from the start. `readout` can be the last step or the largest value over the steps of every unit, and
-`bidirectional` reads the stack from both ends: a volume has no arrow of time, but the slices of all studies lie in one
-canonical order, so one direction is the default.
+is remembered from the start. Two LSTMs read the stack, one from each end (`bidirectional`): a video is known up to now
+only and runs one way, while a volume is there as a whole and has no arrow of time, so every step may know the slices on
+both sides. `readout` can be the last step or the largest value over the steps of every unit.
 """
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
 
 from volrec.networks.backbones import BACKBONES, PREFIXES, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
-from volrec.networks.layers import NORMS, SingleBiasLSTM, scale_channels
+from volrec.networks.layers import NORMS, SingleBiasLSTM, init_lstm, scale_channels
 from volrec.networks.registry import register
 
 __all__ = ["LRCN"]
@@ -78,7 +75,7 @@ SPEC = NetworkSpec(
             free=("fc6", "fc7"),
         ),
         "units": Option(int, 256, "units of the LSTM, times width", low=1, free=True),
-        "bidirectional": Option(bool, False, "a second LSTM reads the slices from the other end", paper=False),
+        "bidirectional": Option(bool, True, "a second LSTM reads the slices from the other end", paper=False),
         "readout": Option(
             str,
             "mean",
@@ -155,7 +152,10 @@ class LRCN(SlicewiseNetwork):
         self.drop_features = nn.Dropout(feature_dropout if features == "pool" else 0.0)
         units = scale_channels(units, width)
         self.lstm1 = SingleBiasLSTM(encoder.num_features, units, bidirectional=bidirectional)
-        _init_lstm(self.lstm1, faithful=faithful)
+        if faithful:
+            init_lstm(self.lstm1, bound=0.01, forget_bias=0.0)
+        else:
+            init_lstm(self.lstm1)
         self.drop = nn.Dropout(dropout)
         self.num_features = units * (2 if bidirectional else 1)
         self.classifier = nn.Linear(self.num_features, num_classes)
@@ -186,16 +186,3 @@ class LRCN(SlicewiseNetwork):
         Unlike those of `slice_logits` they know the slices before (with ``bidirectional=True`` all slices).
         """
         return self.classifier(self.drop(self.lstm1(features)[0]))
-
-
-def _init_lstm(lstm: SingleBiasLSTM, *, faithful: bool) -> None:
-    """Draw the weights: between -.01 and .01 with biases of 0 as the paper; adapted, the forget gate starts open."""
-    units = lstm.hidden_size
-    bound = 0.01 if faithful else 1 / math.sqrt(units)
-    with torch.no_grad():
-        for name, parameter in lstm.named_parameters():
-            if name.startswith("weight"):
-                nn.init.uniform_(parameter, -bound, bound)
-            else:
-                parameter.zero_()
-                parameter[units : 2 * units] = 0.0 if faithful else 1.0

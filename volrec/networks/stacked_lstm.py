@@ -29,13 +29,14 @@ biases : one bias a gate, as the published equations of LSTM have it (torch.nn.L
 dropout : not known; none in the paper's form, any value can be set.
 weights : they rise from 0 to 1, read as t / T for t = 1 … T, so that the first slice counts as well.
 initial weights : the paper's frame network starts from ImageNet. Our choice for the rest: the LSTM from
-    U(-1/sqrt(units), 1/sqrt(units)), the last layer from a Gaussian of 1/sqrt(units).
+    U(-1/sqrt(units), 1/sqrt(units)) with biases of 0, the last layer from a Gaussian of 1/sqrt(units).
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
-Any plane from `smallest` up, any number of slices, two layers of 256 units. A volume has no end that comes last: the
-states are averaged, for with weights that rise the first slices would hardly count, and `bidirectional` reads the stack
-from both ends.
+Any plane from `smallest` up, any number of slices, two layers of 256 units whose forget gates start open (bias 1). A
+volume has no arrow of time and no end that comes last: the stack is read from both ends (`bidirectional`), so that
+every slice knows those on both sides, and the states are averaged, for with weights that rise the first slices would
+hardly count.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from torch import Tensor, nn
 from volrec.networks.backbones import BACKBONES, PREFIXES, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
-from volrec.networks.layers import NORMS, SingleBiasLSTM, scale_channels
+from volrec.networks.layers import NORMS, SingleBiasLSTM, init_lstm, scale_channels
 from volrec.networks.registry import register
 from volrec.networks.short_snippets import FRAME_SIZES
 
@@ -79,7 +80,7 @@ SPEC = NetworkSpec(
         ),
         "layers": Option(int, 2, "LSTM layers", low=1, high=16, paper=5),
         "units": Option(int, 256, "units of an LSTM layer, times width", low=1, paper=512),
-        "bidirectional": Option(bool, False, "read the stack from both ends"),
+        "bidirectional": Option(bool, True, "a second LSTM reads the slices from the other end", paper=False),
         "readout": Option(
             str, "mean", "how the states of the slices become one", _READOUTS, paper="linear", free=_READOUTS
         ),
@@ -183,6 +184,7 @@ class StackedLSTM(SlicewiseNetwork):
             bidirectional=bidirectional,
             dropout=dropout if layers > 1 else 0.0,
         )
+        init_lstm(self.lstm, forget_bias=0.0 if faithful else 1.0)
         self.num_features = 2 * units if bidirectional else units
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(self.num_features, num_classes)
@@ -213,6 +215,8 @@ class StackedLSTM(SlicewiseNetwork):
 
     def step_logits(self, features: Tensor) -> Tensor:
         """Return logits (B, T, num_classes) at every slice, each with the slices before it in memory.
+
+        With ``bidirectional=True`` all other slices are in memory.
 
         The paper's loss weighs the slices by `linear_gain`; `combine_steps` is its rule at test.
 
