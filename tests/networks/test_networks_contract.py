@@ -304,3 +304,15 @@ class TestSlicewise:
 @pytest.mark.parametrize("name", NAMES)
 def test_slicewise_says_the_spec_and_the_class(name):
     assert isinstance(narrow(name), SlicewiseNetwork) == spec(name).slicewise
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "backbone" in spec(name).options])
+def test_a_finer_stem_of_the_backbone_keeps_more_positions(name):
+    coarse, fine = (narrow(name, stem_stride=stride).eval() for stride in (None, 1))
+    x = torch.randn(1, 1, 2, 48, 48)
+    sides = [seen_maps(network, x).shape[-1] for network in (coarse, fine)]
+    assert sides == [2, 3]
+    with pytest.raises(ConfigError, match="got stem_stride=3"):
+        narrow(name, stem_stride=3)
+    with pytest.raises(ConfigError, match="when faithful=True"):
+        narrow(name, stem_stride=1, faithful=True)

@@ -33,18 +33,19 @@ scores : the published test averages the softmax outputs of the steps, and here 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
 Any `backbone`; the features are the mean over the plane of its maps (or the fully connected layers behind an adaptive
-pool); batch normalisation; any size from 16 x 16 in the plane; any number of slices. The weights of the LSTM start
-between -1 / sqrt(units) and 1 / sqrt(units), as torch's do, and the bias of its forget gate at 1, so that a long stack
-is remembered from the start. Two LSTMs read the stack, one from each end (`bidirectional`): a video is known up to now
-only and runs one way, while a volume is there as a whole and has no arrow of time, so every step may know the slices on
-both sides. `readout` can be the last step or the largest value over the steps of every unit.
+pool); batch normalisation; any size from 16 x 16 in the plane, with a finer `stem_stride` for small canvases; any
+number of slices. The weights of the LSTM start between -1 / sqrt(units) and 1 / sqrt(units), as torch's do, and the
+bias of its forget gate at 1, so that a long stack is remembered from the start. Two LSTMs read the stack, one from each
+end (`bidirectional`): a video is known up to now only and runs one way, while a volume is there as a whole and has no
+arrow of time, so every step may know the slices on both sides. `readout` can be the last step or the largest value over
+the steps of every unit.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from volrec.networks.backbones import BACKBONES, PREFIXES, create_backbone
+from volrec.networks.backbones import BACKBONES, PREFIXES, STEM_STRIDE, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import NORMS, SingleBiasLSTM, init_lstm, scale_channels
@@ -66,6 +67,7 @@ SPEC = NetworkSpec(
         "backbone": Option(
             str, "hybrid", "2D network that encodes a slice", choices=BACKBONES, prefixes=PREFIXES, paper="hybrid"
         ),
+        "stem_stride": STEM_STRIDE,
         "features": Option(
             str,
             "pool",
@@ -111,7 +113,7 @@ class LRCN(SlicewiseNetwork):
         The paper's form: fixed slice size, the paper's initial weights.
     width : float
         Scale of all channel counts and of the units of the LSTM.
-    backbone, features, units, bidirectional, readout, norm, feature_dropout, dropout
+    backbone, stem_stride, features, units, bidirectional, readout, norm, feature_dropout, dropout
         The options of ``spec("lrcn")``.
     """
 
@@ -123,6 +125,7 @@ class LRCN(SlicewiseNetwork):
         faithful: bool,
         width: float,
         backbone: str,
+        stem_stride: int | None,
         features: str,
         units: int,
         bidirectional: bool,
@@ -139,6 +142,7 @@ class LRCN(SlicewiseNetwork):
             norm=norm,
             tail=features,
             dropout=feature_dropout,
+            stem_stride=stem_stride,
         )
         super().__init__(
             num_classes=num_classes,

@@ -47,11 +47,12 @@ dropout, initial weights : dropout is AlexNet's 0.5. The paper starts from Image
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
-Any plane from `smallest` up and any number of slices. Windows are short (4 slices, 2 apart) for stacks of 20 to 60;
-where the last one does not end with the stack, they hang over both ends alike and read the end slice again there. So
-every slice is read, no maximum changes, and a stack of one repeated slice scores as that slice. `local-pooling` shares
-its windows out to a fixed number of `towers`, each the maximum of its windows. The head is small: the mean over the
-plane after slices are pooled, and one fc layer of 256. Normalisation (of the backbone) and dropout are options.
+Any plane from `smallest` up (`stem_stride` 1 keeps the detail of small ones) and any number of slices. Windows are
+short (4 slices, 2 apart) for stacks of 20 to 60; where the last one does not end with the stack, they hang over both
+ends alike and read the end slice again there. So every slice is read, no maximum changes, and a stack of one repeated
+slice scores as that slice. `local-pooling` shares its windows out to a fixed number of `towers`, each the maximum of
+its windows. The head is small: the mean over the plane after slices are pooled, and one fc layer of 256. Normalisation
+(of the backbone) and dropout are options.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from volrec.errors import ConfigError
-from volrec.networks.backbones import BACKBONES, PREFIXES, create_backbone
+from volrec.networks.backbones import BACKBONES, PREFIXES, STEM_STRIDE, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import NORMS, ConvUnit, init_kaiming, scale_channels
@@ -104,6 +105,7 @@ def _plane(*choices: str) -> Option:
 
 _OPTIONS = {
     "backbone": Option(str, "googlenet", "2D network of the slices", BACKBONES, PREFIXES, free=tuple(FRAME_SIZES)),
+    "stem_stride": STEM_STRIDE,
     "norm": Option(str, "batch", "normalisation in the backbone", NORMS, paper="none"),
     "slice_pooling": Option(str, "max", "pooling over slices and windows", ("max", "mean"), free=("max", "mean")),
     "plane": _plane("mean", "mean-first", "keep"),
@@ -226,6 +228,7 @@ class _PooledNetwork(SlicewiseNetwork):
         faithful: bool,
         width: float,
         backbone: str,
+        stem_stride: int | None,
         norm: str,
         slice_pooling: str,
         plane: str | None,
@@ -239,7 +242,9 @@ class _PooledNetwork(SlicewiseNetwork):
                 where="network.options.hidden",
                 code="network-option",
             )
-        encoder = create_backbone(backbone, in_channels=in_channels, faithful=faithful, width=width, norm=norm)
+        encoder = create_backbone(
+            backbone, in_channels=in_channels, faithful=faithful, width=width, norm=norm, stem_stride=stem_stride
+        )
         side = FRAME_SIZES.get(backbone)
         super().__init__(
             num_classes=num_classes,
@@ -310,6 +315,7 @@ class _WindowedNetwork(_PooledNetwork):
         faithful: bool,
         width: float,
         backbone: str,
+        stem_stride: int | None,
         norm: str,
         slice_pooling: str,
         plane: str | None,
@@ -331,6 +337,7 @@ class _WindowedNetwork(_PooledNetwork):
             faithful=faithful,
             width=width,
             backbone=backbone,
+            stem_stride=stem_stride,
             norm=norm,
             slice_pooling=slice_pooling,
             plane=plane,
@@ -406,6 +413,7 @@ class LocalPooling(_WindowedNetwork):
         faithful: bool,
         width: float,
         backbone: str,
+        stem_stride: int | None,
         norm: str,
         slice_pooling: str,
         plane: str | None,
@@ -421,6 +429,7 @@ class LocalPooling(_WindowedNetwork):
             faithful=faithful,
             width=width,
             backbone=backbone,
+            stem_stride=stem_stride,
             norm=norm,
             slice_pooling=slice_pooling,
             plane=plane,

@@ -33,10 +33,10 @@ initial weights : the paper's frame network starts from ImageNet. Our choice for
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
-Any plane from `smallest` up, any number of slices, two layers of 256 units whose forget gates start open (bias 1). A
-volume has no arrow of time and no end that comes last: the stack is read from both ends (`bidirectional`), so that
-every slice knows those on both sides, and the states are averaged, for with weights that rise the first slices would
-hardly count.
+Any plane from `smallest` up (`stem_stride` 1 keeps the detail of small ones), any number of slices, two layers of 256
+units whose forget gates start open (bias 1). A volume has no arrow of time and no end that comes last: the stack is
+read from both ends (`bidirectional`), so that every slice knows those on both sides, and the states are averaged, for
+with weights that rise the first slices would hardly count.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from volrec.networks.backbones import BACKBONES, PREFIXES, create_backbone
+from volrec.networks.backbones import BACKBONES, PREFIXES, STEM_STRIDE, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import NORMS, SingleBiasLSTM, init_lstm, scale_channels
@@ -69,6 +69,7 @@ SPEC = NetworkSpec(
     summary="Stacked LSTM layers over slice features, with an answer at every slice.",
     options={
         "backbone": Option(str, "googlenet", "2D network of the slices", BACKBONES, PREFIXES, free=tuple(FRAME_SIZES)),
+        "stem_stride": STEM_STRIDE,
         "norm": Option(str, "batch", "normalisation in the backbone", NORMS, paper="none"),
         "features": Option(
             str,
@@ -138,7 +139,7 @@ class StackedLSTM(SlicewiseNetwork):
         The paper's form: fixed frame size, any number of frames.
     width : float
         Scale of all channel counts.
-    backbone, norm, features, layers, units, bidirectional, readout, dropout
+    backbone, stem_stride, norm, features, layers, units, bidirectional, readout, dropout
         The options of ``spec("stacked-lstm")``.
     """
 
@@ -150,6 +151,7 @@ class StackedLSTM(SlicewiseNetwork):
         faithful: bool,
         width: float,
         backbone: str,
+        stem_stride: int | None,
         norm: str,
         features: str | None,
         layers: int,
@@ -166,6 +168,7 @@ class StackedLSTM(SlicewiseNetwork):
             norm=norm,
             tail="pool" if features == "pool" else _last_layer(backbone),
             dropout=dropout,
+            stem_stride=stem_stride,
         )
         side = FRAME_SIZES.get(backbone)
         super().__init__(

@@ -41,8 +41,8 @@ mask : the released code lets frames of padding keep weight in the softmax; here
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
-Normalised backbone of any name and size, an LSTM of 512 with forget gates that start open, attention through 256
-numbers.
+Normalised backbone of any name and size (`stem_stride` 1 keeps the detail of small canvases), an LSTM of 512 with
+forget gates that start open, attention through 256 numbers.
 
 Attention reads its slices as a set: only its state knows an order, that of the steps. What a round spot is (a nodule,
 or a vessel that runs through the stack) is told by the slices above and below, and no attention over single slices can
@@ -60,7 +60,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from volrec.networks.backbones import BACKBONES, PREFIXES, create_backbone
+from volrec.networks.backbones import BACKBONES, PREFIXES, STEM_STRIDE, create_backbone
 from volrec.networks.backbones.contract import Backbone
 from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
@@ -93,6 +93,7 @@ SPEC = NetworkSpec(
         "backbone": Option(
             str, "googlenet", "2D network that encodes a slice", choices=BACKBONES, prefixes=PREFIXES, paper="googlenet"
         ),
+        "stem_stride": STEM_STRIDE,
         "norm": Option(str, "batch", "normalisation in the backbone and the 3D encoder", choices=NORMS, paper="none"),
         "context": Option(
             str,
@@ -271,6 +272,7 @@ def temporal_attention(
     faithful: bool,
     width: float,
     backbone: str,
+    stem_stride: int | None,
     norm: str,
     context: str,
     encoder3d: str,
@@ -292,10 +294,13 @@ def temporal_attention(
         The paper's form: GoogLeNet for slices of 224 x 224, any number of them.
     width : float
         Scale of all channel counts.
-    backbone, norm, context, encoder3d, pool_time, steps, gate, units, attention_size, readout_size, dropout
+    backbone, stem_stride, norm, context, encoder3d, pool_time, steps, gate, units, attention_size, readout_size,
+    dropout
         The options of ``spec("temporal-attention")``.
     """
-    encoder = create_backbone(backbone, in_channels=in_channels, faithful=faithful, width=width, norm=norm)
+    encoder = create_backbone(
+        backbone, in_channels=in_channels, faithful=faithful, width=width, norm=norm, stem_stride=stem_stride
+    )
     exact = (None, *SPEC.default_clip[2:]) if faithful else None
     features = encoder.num_features
     network: TemporalAttention | TemporalAttention3d

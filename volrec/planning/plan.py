@@ -112,7 +112,7 @@ def make_plan(
     settle("intensity", lambda: _intensity(facts, reasons))
     settle("sampling", lambda: _sampling(facts, canvas, reasons))
     spacing = preprocess.get("spacing") or (None, None, None)
-    network = settle("network", lambda: _network(facts, canvas, spacing, fixed.get("network.name", "c3d"), reasons))
+    network = settle("network", lambda: _network(facts, canvas, spacing, fixed, reasons))
     settle("augment", lambda: _augment(facts, canvas, reasons))
     optim = settle("optim", lambda: _optim(facts, canvas, network, reasons))
     settle("protocol", lambda: _protocol(reasons))
@@ -188,18 +188,20 @@ def _network(
     facts: Fingerprint,
     canvas: Sequence[int | None],
     spacing: Sequence[float | None],
-    name: str,
+    fixed: Mapping[str, Any],
     reasons: dict[str, str],
 ) -> dict[str, Any]:
+    name = fixed.get("network.name", "c3d")
+    backbone = str(fixed.get("network.options.backbone", ""))
     width = 0.125 if facts.studies < 1_000 else 0.25 if facts.studies < 10_000 else 0.5
     if facts.device == "cpu":
         width = min(width, 0.25)
     reasons["network.width"] = f"{facts.studies} studies on a {facts.device}: narrow overfits less and trains sooner"
     if name != "c3d":
-        return {"name": name, "width": width, "options": _strides(facts, canvas, spacing, name, reasons)}
+        return {"name": name, "width": width, "options": _strides(facts, canvas, spacing, name, backbone, reasons)}
     if not _organ_crop(facts) or None in canvas:
         reasons["network.name"] = "the plainest 3D network of the zoo; `volrec models` lists the others"
-        options = {"dropout": 0.3, **_strides(facts, canvas, spacing, name, reasons)}
+        options = {"dropout": 0.3, **_strides(facts, canvas, spacing, name, backbone, reasons)}
         return {"name": name, "width": width, "options": options}
     # Measured on 213 hippocampus crops (configs/hippocampus-large.yaml): deep stages and global pooling overfit there.
     reasons["network.name"] = "crops around one organ lie alike: one stage, and a head with weights for every position"
@@ -215,14 +217,16 @@ def _strides(
     canvas: Sequence[int | None],
     spacing: Sequence[float | None],
     name: str,
+    backbone: str,
     reasons: dict[str, str],
 ) -> dict[str, Any]:
     """Spare the slices of thick or short stacks, and the detail of small slices, where the network can.
 
     Slices are merged only where they lie closer than twice the pixels of that stage (as nnU-Net pools), and only while
-    at least `FEWEST_SLICES` are left.
+    at least `FEWEST_SLICES` are left. A `backbone` of another library has a stem of its own.
     """
     from volrec.networks import spec
+    from volrec.networks.backbones import PREFIXES
 
     network = spec(name)
     options: dict[str, Any] = {}
@@ -239,7 +243,8 @@ def _strides(
         reasons["network.options"] = (
             f"slices are merged only where they lie closer than two pixels of that stage, and {FEWEST_SLICES} stay"
         )
-    if "stem_stride" in network.options and min(canvas[axis] or SMALL_SLICE for axis in (1, 2)) < SMALL_SLICE:
+    has_stem = "stem_stride" in network.options and not backbone.startswith(PREFIXES)
+    if has_stem and min(canvas[axis] or SMALL_SLICE for axis in (1, 2)) < SMALL_SLICE:
         options["stem_stride"] = 1
         reasons["network.options"] = f"slices under {SMALL_SLICE} pixels keep their detail; thick slices are spared"
     return options

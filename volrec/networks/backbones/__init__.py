@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from volrec.errors import ConfigError
-from volrec.networks.facts import suggest
+from volrec.networks.facts import Option, suggest
 
 if TYPE_CHECKING:
     from volrec.networks.backbones.contract import Backbone
 
-__all__ = ["BACKBONES", "PREFIXES", "create_backbone"]
+__all__ = ["BACKBONES", "PREFIXES", "STEM_STRIDE", "create_backbone"]
 
 # Name -> (file of this folder, class).
 _HOME = {
@@ -29,6 +29,15 @@ _HOME = {
 }
 BACKBONES = tuple(_HOME)
 PREFIXES = ("monai:", "timm:")
+STEM_STRIDE = Option(
+    int,
+    None,
+    "stride in the plane of the first layer of the backbone that has one; 1 keeps the detail of small canvases "
+    "(None: the paper's, 2, or 4 for alexnet)",
+    low=1,
+    high=4,
+)
+"""The option of every network that has one of these backbones."""
 
 
 def create_backbone(
@@ -40,6 +49,7 @@ def create_backbone(
     norm: str = "batch",
     tail: str = "pool",
     dropout: float = 0.0,
+    stem_stride: int | None = None,
 ) -> Backbone:
     """Build a 2D network by name.
 
@@ -59,13 +69,20 @@ def create_backbone(
         What turns maps into features: the mean over the plane, or the paper's fully connected layers up to that one.
     dropout : float
         After each fully connected layer of the tail.
+    stem_stride : int, optional
+        Stride in the plane of the first layer that has one, from 1 to the paper's; None: the paper's. A finer one
+        keeps the detail of small slices.
 
     Raises
     ------
     ConfigError
-        For an unknown name or a tail that the network does not have.
+        For an unknown name, or a tail or stride that the network does not have.
     """
     if name.startswith(PREFIXES):
+        if stem_stride is not None:
+            raise _no_stride(
+                f"{name} has a stem of its own, got stem_stride={stem_stride}.", "choose a paper's network"
+            )
         from volrec.networks.backbones.foreign import foreign_backbone
 
         return foreign_backbone(name, in_channels=in_channels, tail=tail)
@@ -78,4 +95,28 @@ def create_backbone(
         )
     file, kind = _HOME[name]
     make = getattr(import_module(f"{__name__}.{file}"), kind)
-    return make(in_channels=in_channels, faithful=faithful, width=width, norm=norm, tail=tail, dropout=dropout)
+    if stem_stride is not None and not 1 <= stem_stride <= make.stem_stride:
+        raise _no_stride(
+            f"the stem of {name} has stride {make.stem_stride}, got stem_stride={stem_stride}.",
+            f"choose one from 1 to {make.stem_stride}",
+        )
+    if faithful and stem_stride not in (None, make.stem_stride):
+        raise _no_stride(f"the paper's {name} has no stem_stride={stem_stride}.", "set faithful=False")
+    return make(
+        in_channels=in_channels,
+        faithful=faithful,
+        width=width,
+        norm=norm,
+        tail=tail,
+        dropout=dropout,
+        stem_stride=stem_stride,
+    )
+
+
+def _no_stride(problem: str, remedy: str) -> ConfigError:
+    return ConfigError(
+        problem,
+        remedy=f"Leave it out, or {remedy}.",
+        where="network.options.stem_stride",
+        code="network-option",
+    )

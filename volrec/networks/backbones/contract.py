@@ -23,6 +23,8 @@ class Backbone(nn.Module):
         Slices to maps, up to and with the paper's last pool before fully connected layers or global pooling.
     tails : dict
         Class attribute: the fully connected layers the paper has, name to size (``{"fc6": 4096, "fc7": 4096}``).
+    stem_stride : int
+        Class attribute: the paper's stride in the plane of the first layer that has one (conv1, or pool1 of VGG-16).
     smallest : tuple of int
         Smallest (H, W).
     exact : tuple of int, optional
@@ -32,11 +34,17 @@ class Backbone(nn.Module):
     """
 
     tails: ClassVar[dict[str, int]] = {}
+    stem_stride: ClassVar[int] = 2
     trunk: nn.Module
     smallest: tuple[int, int]
     exact: tuple[int, int] | None = None
     num_maps: int
     num_features: int
+
+    def least(self, side: int, stem_stride: int) -> tuple[int, int]:
+        """Return the smallest (H, W) of a network that needs `side` with the paper's stem: less with a finer one."""
+        side = max(16, -(-side * stem_stride // self.stem_stride))
+        return side, side
 
     def add_tail(
         self, tail: str, *, grid: tuple[int, int], faithful: bool, width: float, dropout: float, name: str
