@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from volrec.errors import ConfigError
+from volrec.networks import create, spec
 from volrec.networks.backbones import create_backbone
 
 
@@ -81,6 +82,21 @@ class TestNetworksOfMonai:
             create_backbone(f"monai:{name}", in_channels=1)
         assert message in str(caught.value)
         assert caught.value.remedy
+
+    def test_keep_their_own_normalisation(self):
+        with pytest.raises(ConfigError, match="monai:resnet10 has normalisation of its own, got norm='group'"):
+            create_backbone("monai:resnet10", in_channels=1, norm="group")
+        for name in ("lrcn", "conv-pooling", "stacked-lstm", "temporal-attention"):
+            with pytest.raises(ConfigError, match="normalisation of its own, got norm='instance'"):
+                create(name, num_classes=2, backbone="monai:resnet10", norm="instance")
+            assert "width and norm do not reach them" in spec(name).options["backbone"].meaning
+
+    def test_leave_the_normalisation_to_the_3d_encoder(self):
+        with torch.device("meta"):
+            network = create(
+                "temporal-attention", num_classes=2, backbone="monai:resnet10", encoder3d="conv3d", norm="group"
+            )
+        assert any(isinstance(layer, nn.GroupNorm) for layer in network.encoder3d.modules())
 
     def test_missing_torchvision_is_named(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "torchvision", None)

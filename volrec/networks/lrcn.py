@@ -45,7 +45,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from volrec.networks.backbones import BACKBONES, PREFIXES, STEM_STRIDE, create_backbone
+from volrec.networks.backbones import STEM_STRIDE, backbone_option, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import NORMS, SingleBiasLSTM, init_lstm, scale_channels
@@ -64,9 +64,7 @@ SPEC = NetworkSpec(
     slicewise=True,
     summary="A 2D network on each slice, an LSTM along the slices, the mean of the scores of every step.",
     options={
-        "backbone": Option(
-            str, "hybrid", "2D network that encodes a slice", choices=BACKBONES, prefixes=PREFIXES, paper="hybrid"
-        ),
+        "backbone": backbone_option("hybrid", paper="hybrid"),
         "stem_stride": STEM_STRIDE,
         "features": Option(
             str,

@@ -64,7 +64,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from volrec.errors import ConfigError
-from volrec.networks.backbones import BACKBONES, PREFIXES, STEM_STRIDE, create_backbone
+from volrec.networks.backbones import STEM_STRIDE, backbone_option, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import NORMS, ConvUnit, init_kaiming, scale_channels
@@ -104,7 +104,7 @@ def _plane(*choices: str) -> Option:
 
 
 _OPTIONS = {
-    "backbone": Option(str, "googlenet", "2D network of the slices", BACKBONES, PREFIXES, free=tuple(FRAME_SIZES)),
+    "backbone": backbone_option("googlenet", free=tuple(FRAME_SIZES)),
     "stem_stride": STEM_STRIDE,
     "norm": Option(str, "batch", "normalisation in the backbone", NORMS, paper="none"),
     "slice_pooling": Option(str, "max", "pooling over slices and windows", ("max", "mean"), free=("max", "mean")),

@@ -46,7 +46,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from volrec.networks.backbones import BACKBONES, PREFIXES, STEM_STRIDE, create_backbone
+from volrec.networks.backbones import STEM_STRIDE, backbone_option, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import NORMS, SingleBiasLSTM, init_lstm, scale_channels
@@ -68,7 +68,7 @@ SPEC = NetworkSpec(
     slicewise=True,
     summary="Stacked LSTM layers over slice features, with an answer at every slice.",
     options={
-        "backbone": Option(str, "googlenet", "2D network of the slices", BACKBONES, PREFIXES, free=tuple(FRAME_SIZES)),
+        "backbone": backbone_option("googlenet", free=tuple(FRAME_SIZES)),
         "stem_stride": STEM_STRIDE,
         "norm": Option(str, "batch", "normalisation in the backbone", NORMS, paper="none"),
         "features": Option(

@@ -60,7 +60,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from volrec.networks.backbones import BACKBONES, PREFIXES, STEM_STRIDE, create_backbone
+from volrec.networks.backbones import PREFIXES, STEM_STRIDE, backbone_option, create_backbone
 from volrec.networks.backbones.contract import Backbone
 from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
@@ -90,9 +90,7 @@ SPEC = NetworkSpec(
     slicewise=True,
     summary="2D features of every slice, read by an LSTM with soft attention over slices.",
     options={
-        "backbone": Option(
-            str, "googlenet", "2D network that encodes a slice", choices=BACKBONES, prefixes=PREFIXES, paper="googlenet"
-        ),
+        "backbone": backbone_option("googlenet", paper="googlenet"),
         "stem_stride": STEM_STRIDE,
         "norm": Option(str, "batch", "normalisation in the backbone and the 3D encoder", choices=NORMS, paper="none"),
         "context": Option(
@@ -298,8 +296,15 @@ def temporal_attention(
     dropout
         The options of ``spec("temporal-attention")``.
     """
+    # A 3D encoder takes the normalisation even where the backbone of another library cannot.
+    own = encoder3d != "none" and backbone.startswith(PREFIXES)
     encoder = create_backbone(
-        backbone, in_channels=in_channels, faithful=faithful, width=width, norm=norm, stem_stride=stem_stride
+        backbone,
+        in_channels=in_channels,
+        faithful=faithful,
+        width=width,
+        norm="batch" if own else norm,
+        stem_stride=stem_stride,
     )
     exact = (None, *SPEC.default_clip[2:]) if faithful else None
     features = encoder.num_features

@@ -7,15 +7,15 @@ MONAI, after ``timm:`` among those of timm (an extra).
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from volrec.errors import ConfigError
-from volrec.networks.facts import Option, suggest
+from volrec.networks.facts import PAPER, Option, suggest
 
 if TYPE_CHECKING:
     from volrec.networks.backbones.contract import Backbone
 
-__all__ = ["BACKBONES", "PREFIXES", "STEM_STRIDE", "create_backbone"]
+__all__ = ["BACKBONES", "PREFIXES", "STEM_STRIDE", "backbone_option", "create_backbone"]
 
 # Name -> (file of this folder, class).
 _HOME = {
@@ -38,6 +38,19 @@ STEM_STRIDE = Option(
     high=4,
 )
 """The option of every network that has one of these backbones."""
+
+
+def backbone_option(default: str, *, paper: Any = PAPER, free: tuple[str, ...] = ()) -> Option:
+    """Return the option that chooses the backbone of a network; see `Option` for `paper` and `free`."""
+    return Option(
+        str,
+        default,
+        "2D network that encodes a slice; those of monai: and timm: stay as they are: width and norm do not reach them",
+        choices=BACKBONES,
+        prefixes=PREFIXES,
+        paper=paper,
+        free=free,
+    )
 
 
 def create_backbone(
@@ -65,6 +78,7 @@ def create_backbone(
         Scale of all channel counts (networks of MONAI and timm stay as they are).
     norm : {"none", "batch", "instance", "group"}
         Normalisation after every convolution where the paper has none or batch normalisation; not used when `faithful`.
+        Networks of MONAI and timm have their own, and only the default is accepted.
     tail : {"pool", "fc6", "fc7"}
         What turns maps into features: the mean over the plane, or the paper's fully connected layers up to that one.
     dropout : float
@@ -76,9 +90,16 @@ def create_backbone(
     Raises
     ------
     ConfigError
-        For an unknown name, or a tail or stride that the network does not have.
+        For an unknown name, or a tail, stride or normalisation that the network cannot have.
     """
     if name.startswith(PREFIXES):
+        if norm != "batch":
+            raise ConfigError(
+                f"{name} has normalisation of its own, got norm={norm!r}.",
+                remedy="Leave it out, or choose a paper's network.",
+                where="network.options.norm",
+                code="network-option",
+            )
         if stem_stride is not None:
             raise _no_stride(
                 f"{name} has a stem of its own, got stem_stride={stem_stride}.", "choose a paper's network"
