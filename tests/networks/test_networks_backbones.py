@@ -281,6 +281,19 @@ class TestThePapersNetworks:
             with pytest.raises(RuntimeError):
                 network(torch.empty(2, 3, side - 1, side - 1, device="meta"))
 
+    @pytest.mark.parametrize("name", BACKBONES)
+    def test_grid_is_the_size_of_the_maps_of_the_papers_slices(self, name):
+        network = meta(name, width=NARROW)
+        assert network.frame_size == (SIDES[name], SIDES[name])
+        assert network.forward_maps(torch.empty(1, 3, *network.frame_size, device="meta")).shape[2:] == network.grid
+
+    @pytest.mark.parametrize("name", BACKBONES)
+    def test_last_tail_is_the_papers_own_end(self, name):
+        ends = {"hybrid": 4096, "alexnet": 4096, "cnn-m-2048": 2048, "vgg-16": 4096}
+        network = meta(name, tail="last")
+        assert network.num_features == ends.get(name, network.num_maps)
+        assert hasattr(network.tail, "fc7") == (name in ends)
+
     def test_only_fully_connected_tails_fix_the_size(self):
         assert meta("hybrid").exact is None
         assert meta("hybrid", tail="fc6").exact == (227, 227)

@@ -204,7 +204,7 @@ class TestAgainstLoopsInDoublePrecision:
 
     def test_late_pooling(self, pooling, slices):
         network = small("late-pooling", slice_pooling=pooling, hidden=[64, 32], plane="keep")
-        network.grid = 2
+        network.grid = (2, 2)
         network.fc[0] = nn.Linear(64 * 4, 4)
         maps = torch.rand(slices, 64, 4, 2, dtype=torch.float64)
         network.double()

@@ -71,7 +71,7 @@ from volrec.networks.layers import NORMS, ConvUnit, init_kaiming, scale_channels
 from volrec.networks.registry import register
 
 __all__ = [
-    "FRAME_SIZES",
+    "PAPERS_BACKBONES",
     "ConvPooling",
     "LatePooling",
     "LocalPooling",
@@ -83,10 +83,9 @@ __all__ = [
     "slice_windows",
 ]
 
-FRAME_SIZES = {"googlenet": 224, "alexnet": 220}
-"""Side in pixels of the frames that the paper's two backbones read."""
+PAPERS_BACKBONES = ("googlenet", "alexnet")
+"""The two of the paper: frames of 224 x 224 and of 220 x 220."""
 
-_GRIDS = {"alexnet": 6}  # side of the maps that the first fc layer reads; 7 for all other backbones
 _FRAMES = 30
 _HIDDEN = (4096, 4096)
 
@@ -104,7 +103,7 @@ def _plane(*choices: str) -> Option:
 
 
 _OPTIONS = {
-    "backbone": backbone_option("googlenet", free=tuple(FRAME_SIZES)),
+    "backbone": backbone_option("googlenet", free=PAPERS_BACKBONES),
     "stem_stride": STEM_STRIDE,
     "norm": Option(str, "batch", "normalisation in the backbone", NORMS, paper="none"),
     "slice_pooling": Option(str, "max", "pooling over slices and windows", ("max", "mean"), free=("max", "mean")),
@@ -245,21 +244,20 @@ class _PooledNetwork(SlicewiseNetwork):
         encoder = create_backbone(
             backbone, in_channels=in_channels, faithful=faithful, width=width, norm=norm, stem_stride=stem_stride
         )
-        side = FRAME_SIZES.get(backbone)
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
             smallest=(1, *encoder.smallest),
-            exact=(self.frames, side, side) if faithful else None,
+            exact=(self.frames, *encoder.frame_size) if faithful else None,
         )
         self.backbone = encoder
         self.slice_pooling = slice_pooling
         if plane is None:
-            plane = "keep" if backbone == "alexnet" or self.conv_channels else "mean-first"
+            plane = "keep" if encoder.tails or self.conv_channels else "mean-first"
         self.plane = plane
-        self.grid = _GRIDS.get(backbone, 7)
+        self.grid = encoder.grid
         features = scale_channels(self.conv_channels, width) if self.conv_channels else encoder.num_maps
-        features *= self.grid**2 if plane == "keep" else 1
+        features *= self.grid[0] * self.grid[1] if plane == "keep" else 1
         self.fc = nn.ModuleList()
         for size in hidden:
             self.fc.append(nn.Linear(features, scale_channels(size, width)))

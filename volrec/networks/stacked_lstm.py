@@ -51,7 +51,7 @@ from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import NORMS, SingleBiasLSTM, init_lstm, scale_channels
 from volrec.networks.registry import register
-from volrec.networks.short_snippets import FRAME_SIZES
+from volrec.networks.short_snippets import PAPERS_BACKBONES
 
 __all__ = ["StackedLSTM", "combine_steps", "linear_gain"]
 
@@ -68,7 +68,7 @@ SPEC = NetworkSpec(
     slicewise=True,
     summary="Stacked LSTM layers over slice features, with an answer at every slice.",
     options={
-        "backbone": backbone_option("googlenet", free=tuple(FRAME_SIZES)),
+        "backbone": backbone_option("googlenet", free=PAPERS_BACKBONES),
         "stem_stride": STEM_STRIDE,
         "norm": Option(str, "batch", "normalisation in the backbone", NORMS, paper="none"),
         "features": Option(
@@ -166,16 +166,15 @@ class StackedLSTM(SlicewiseNetwork):
             faithful=faithful,
             width=width,
             norm=norm,
-            tail="pool" if features == "pool" else _last_layer(backbone),
+            tail="pool" if features == "pool" else "last",
             dropout=dropout,
             stem_stride=stem_stride,
         )
-        side = FRAME_SIZES.get(backbone)
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
             smallest=(1, *encoder.smallest),
-            exact=(None, side, side) if faithful else None,
+            exact=(None, *encoder.frame_size) if faithful else None,
         )
         self.backbone = encoder
         self.readout = readout
@@ -248,10 +247,3 @@ def _read_out(steps: Tensor, readout: str) -> Tensor:
         return steps.mean(1)
     gain = linear_gain(steps.shape[1], device=steps.device, dtype=steps.dtype)
     return torch.einsum("t,btf->bf", gain / gain.sum(), steps)
-
-
-def _last_layer(backbone: str) -> str:
-    """Return the name of a backbone's last fully connected layer before its classes; "pool" where it has none."""
-    with torch.device("meta"):  # which layers a network has shows once it is built; there, that costs nothing
-        tails = create_backbone(backbone, in_channels=1).tails
-    return [*tails][-1] if tails else "pool"

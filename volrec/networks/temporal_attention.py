@@ -62,7 +62,7 @@ from torch.nn import functional as F
 
 from volrec.networks.backbones import PREFIXES, STEM_STRIDE, backbone_option, create_backbone
 from volrec.networks.backbones.contract import Backbone
-from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
+from volrec.networks.base import SequenceNetwork, SlicewiseNetwork, pass_as_block
 from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import (
     NORMS,
@@ -252,14 +252,11 @@ class TemporalAttention3d(_Attending):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return features (B, T, F) of clips (B, C, T, H, W): those of the backbone, then those of the 3D encoder."""
-        flat = x.transpose(1, 2).flatten(0, 1)
-        maps = self.backbone.forward_maps(flat).unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
-        maps = self.slice_maps(maps)
-        if maps.requires_grad and not torch.compiler.is_compiling():
-            # MONAI's Grad-CAM takes a view of this gradient, which the transposition would not allow.
-            maps.register_hook(torch.Tensor.contiguous)
-        single = self.backbone.forward_tail(maps.transpose(1, 2).flatten(0, 1))
-        return torch.cat([single.unflatten(0, (x.shape[0], x.shape[2])), self.encoder3d(x)], dim=2)
+        batch, _, slices = x.shape[:3]
+        maps = self.backbone.forward_maps(x.transpose(1, 2).flatten(0, 1))
+        maps = pass_as_block(maps, self.slice_maps, batch=batch, slices=slices)
+        single = self.backbone.forward_tail(maps).unflatten(0, (batch, slices))
+        return torch.cat([single, self.encoder3d(x)], dim=2)
 
 
 @register(SPEC)
@@ -306,7 +303,7 @@ def temporal_attention(
         norm="batch" if own else norm,
         stem_stride=stem_stride,
     )
-    exact = (None, *SPEC.default_clip[2:]) if faithful else None
+    exact = (None, *encoder.frame_size) if faithful else None
     features = encoder.num_features
     network: TemporalAttention | TemporalAttention3d
     if encoder3d == "none":

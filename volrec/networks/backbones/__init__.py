@@ -79,8 +79,9 @@ def create_backbone(
     norm : {"none", "batch", "instance", "group"}
         Normalisation after every convolution where the paper has none or batch normalisation; not used when `faithful`.
         Networks of MONAI and timm have their own, and only the default is accepted.
-    tail : {"pool", "fc6", "fc7"}
-        What turns maps into features: the mean over the plane, or the paper's fully connected layers up to that one.
+    tail : {"pool", "fc6", "fc7", "last"}
+        What turns maps into features: the mean over the plane, or the paper's fully connected layers up to that one;
+        "last": as the paper's network ends, with its last fully connected layer or else the mean.
     dropout : float
         After each fully connected layer of the tail.
     stem_stride : int, optional

@@ -57,6 +57,8 @@ class AlexNet(Backbone):
     """
 
     tails: ClassVar[dict[str, int]] = {"fc6": 4096, "fc7": 4096}
+    frame_size: ClassVar[tuple[int, int]] = (220, 220)
+    grid: ClassVar[tuple[int, int]] = (6, 6)
     stem_stride: ClassVar[int] = 4
 
     def __init__(
@@ -79,7 +81,6 @@ class AlexNet(Backbone):
         else:
             # conv3 to conv5 see a sixteenth of the size; instance statistics need more than one position.
             self.smallest = self.least(32 if norm == "instance" else 16, stride)
-        self.exact = (220, 220) if faithful and tail != "pool" else None
         self.trunk, self.num_maps = stack_stages(
             _STAGES,
             in_channels,
@@ -89,7 +90,7 @@ class AlexNet(Backbone):
             stem_stride=stride,
             response=partial(CrossChannelNorm, 5, alpha=1e-4, beta=0.75, k=1, mean=True),
         )
-        self.add_tail(tail, grid=(6, 6), faithful=faithful, width=width, dropout=dropout, name="alexnet")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="alexnet")
         if faithful:
             init_gaussian(self, std=0.01, bias=0.1)
         else:

@@ -123,7 +123,7 @@ class BNInception(Backbone):
             channels = layer.out_channels
         self.trunk = trunk
         self.num_maps = channels
-        self.add_tail(tail, grid=(7, 7), faithful=faithful, width=width, dropout=dropout, name="bn-inception")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="bn-inception")
         init_kaiming(self)
         if faithful:
             for conv in self.modules():

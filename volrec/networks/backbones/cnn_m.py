@@ -59,6 +59,7 @@ class CNNM2048(Backbone):
     """
 
     tails: ClassVar[dict[str, int]] = {"fc6": 4096, "fc7": 2048}
+    grid: ClassVar[tuple[int, int]] = (6, 6)
 
     def __init__(
         self,
@@ -81,7 +82,6 @@ class CNNM2048(Backbone):
         else:
             # conv3 to conv5 see a sixteenth of the size; instance statistics need more than one position.
             self.smallest = self.least(32 if norm == "instance" else 16, stride)
-        self.exact = (224, 224) if faithful and tail != "pool" else None
         first, second, *others = _STAGES
         self.trunk, self.num_maps = stack_stages(
             [first, second if norm2 else second._replace(response=""), *others],
@@ -92,7 +92,7 @@ class CNNM2048(Backbone):
             stem_stride=stride,
             response=partial(CrossChannelNorm, 5, alpha=1e-4, beta=0.75, k=2, mean=False),
         )
-        self.add_tail(tail, grid=(6, 6), faithful=faithful, width=width, dropout=dropout, name="cnn-m-2048")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="cnn-m-2048")
         if faithful:
             init_gaussian(self, std=0.01, bias=0.0)
         else:

@@ -85,7 +85,7 @@ class DenseNet121(Backbone):
         trunk.add_module("relu5", nn.ReLU(inplace=True))
         self.trunk = trunk
         self.num_maps = channels
-        self.add_tail(tail, grid=(7, 7), faithful=faithful, width=width, dropout=dropout, name="densenet-121")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="densenet-121")
         init_kaiming(self)
 
 

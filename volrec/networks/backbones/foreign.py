@@ -66,14 +66,14 @@ def foreign_backbone(name: str, *, in_channels: int, tail: str) -> Backbone:
     in_channels : int
         Channels of a slice.
     tail : str
-        ``"pool"``: these networks have no fc6 or fc7.
+        ``"pool"`` or ``"last"``, which is the same: these networks have no fc6 or fc7.
 
     Raises
     ------
     ConfigError
         For an unknown name (with the nearest), a network that cannot be built or run in 2D, or timm missing.
     """
-    if tail != "pool":
+    if tail not in ("pool", "last"):
         raise _refusal(f"{name} has no {tail}.", "Choose pool, or a paper's network (hybrid, vgg-16).")
     library, _, inner = name.partition(":")
     return {"monai": _MonaiBackbone, "timm": _TimmBackbone}[library](inner, in_channels)

@@ -117,5 +117,5 @@ class GoogLeNet(Backbone):
             trunk.add_module(name, layer)
         self.trunk = trunk
         self.num_maps = channels
-        self.add_tail(tail, grid=(7, 7), faithful=faithful, width=width, dropout=dropout, name="googlenet")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="googlenet")
         init_kaiming(self)

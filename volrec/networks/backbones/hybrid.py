@@ -56,6 +56,8 @@ class Hybrid(Backbone):
     """
 
     tails: ClassVar[dict[str, int]] = {"fc6": 4096, "fc7": 4096}
+    frame_size: ClassVar[tuple[int, int]] = (227, 227)
+    grid: ClassVar[tuple[int, int]] = (6, 6)
 
     def __init__(
         self,
@@ -77,7 +79,6 @@ class Hybrid(Backbone):
         else:
             # conv3 to conv5 see a sixteenth of the size; instance statistics need more than one position.
             self.smallest = self.least(32 if norm == "instance" else 16, stride)
-        self.exact = (227, 227) if faithful and tail != "pool" else None
         self.trunk, self.num_maps = stack_stages(
             _STAGES,
             in_channels,
@@ -87,7 +88,7 @@ class Hybrid(Backbone):
             stem_stride=stride,
             response=partial(CrossChannelNorm, 5, alpha=1e-4, beta=0.75, k=1, mean=True),
         )
-        self.add_tail(tail, grid=(6, 6), faithful=faithful, width=width, dropout=dropout, name="hybrid")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="hybrid")
         if faithful:
             init_gaussian(self, std=0.01, bias=0.1)
         else:

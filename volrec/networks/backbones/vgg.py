@@ -60,7 +60,6 @@ class VGG16(Backbone):
         norm = "none" if faithful else norm
         # Pools round up, so that 16 positions leave one; instance statistics need more than one.
         self.smallest = self.least(32 if norm == "instance" else 16, stride)
-        self.exact = (224, 224) if faithful and tail != "pool" else None
         self.trunk = nn.Sequential()
         channels = in_channels
         for block, (paper_channels, count) in enumerate(_BLOCKS, 1):
@@ -72,5 +71,5 @@ class VGG16(Backbone):
             side = stride if block == 1 else 2
             self.trunk.add_module(f"pool{block}", nn.MaxPool2d(side, ceil_mode=True))
         self.num_maps = channels
-        self.add_tail(tail, grid=(7, 7), faithful=faithful, width=width, dropout=dropout, name="vgg-16")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="vgg-16")
         init_kaiming(self)
