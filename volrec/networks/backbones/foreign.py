@@ -2,7 +2,8 @@
 
 ``monai:NAME`` names a class or a builder of ``monai.networks.nets`` that needs no arguments but the number of axes and
 of channels (``monai:DenseNet121``, ``monai:resnet18``, ``monai:SEResNet50``), or ``monai:efficientnet-b0`` to
-``-b8``. Nothing else can be reached by a name. ``timm:NAME`` names a network of timm, which is imported only then.
+``-b8`` and ``-l2``. Nothing else can be reached by a name. ``timm:NAME`` names a network of timm, which is imported
+only then.
 
 What a network gives is found by running it once on the meta device, where nothing is computed:
 
