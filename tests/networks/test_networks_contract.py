@@ -14,6 +14,8 @@ from volrec.networks import SlicewiseNetwork, create, describe, list_networks, s
 
 NAMES = list_networks()
 NARROW = 1 / 16
+# What a choice needs beside it.
+NEEDS = {("stacked-lstm", "features", "fc"): {"backbone": "alexnet"}}
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +95,7 @@ class TestEveryNetwork:
         assert network(x).shape == (2, 7)
         assert network.num_classes == network.architecture["num_classes"] == 7
         torch.testing.assert_close(network.forward_features(x), before)
-        with pytest.raises(ConfigError, match="'num_classes' parameter"):
+        with pytest.raises(ConfigError, match=f"'num_classes' parameter of {name} must"):
             network.reset_classifier(0)
 
     def test_forward_is_features_then_head(self, name):
@@ -211,7 +213,7 @@ class TestEveryNetwork:
     def test_every_choice_of_every_option_can_be_built_and_run(self, name):
         for key, option in spec(name).options.items():
             for choice in option.choices or ((True, False) if option.kind is bool else ()):
-                network = narrow(name, **{key: choice})
+                network = narrow(name, **{key: choice}, **NEEDS.get((name, key, choice), {}))
                 assert network.architecture["options"][key] == choice
                 assert network(clip(network, odd(network))).shape == (2, 2)
 

@@ -323,7 +323,7 @@ class TestPoolingOptions:
 
     @pytest.mark.parametrize("name", ["late-pooling", "slow-pooling", "local-pooling"])
     def test_designs_without_their_fc_layer_are_refused(self, name):
-        with pytest.raises(ConfigError, match=r"hidden=\[\] leaves .* without the layer"):
+        with pytest.raises(ConfigError, match=rf"hidden=\[\] leaves {name} without the layer"):
             create(name, num_classes=2, hidden=[])
 
     @pytest.mark.parametrize("norm", ["batch", "instance"])
@@ -459,6 +459,12 @@ class TestStackedLSTM:
         assert small("stacked-lstm", backbone="cnn-m-2048", features="fc").backbone.num_features == 128
         assert small("stacked-lstm", backbone="cnn-m-2048").backbone.num_features == 32
         assert small("stacked-lstm", features=None).backbone.num_features == 64
+
+    @pytest.mark.parametrize("backbone", ["googlenet", "densenet-121", "monai:resnet10"])
+    def test_fc_of_a_backbone_without_any_is_refused(self, backbone):
+        with pytest.raises(ConfigError, match=f"{backbone} has no fully connected layer, got features='fc'") as caught:
+            small("stacked-lstm", backbone=backbone, features="fc")
+        assert "vgg-16" in caught.value.remedy
 
     def test_forget_gates_are_open_at_first_in_the_adapted_form_only(self):
         for faithful, forget in ((False, 1.0), (True, 0.0)):

@@ -64,6 +64,12 @@ class SequenceNetwork(nn.Module):
         self.smallest = smallest
         self.exact = exact
 
+    @property
+    def registry_name(self) -> str:
+        """Name in the registry, also while the network is being built; that of the class where it is in none."""
+        facts = getattr(self, "spec", None) or getattr(type(self), "network_spec", None)
+        return facts.name if facts else type(self).__name__
+
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, num_classes) of clips (B, C, T, H, W)."""
         self.check_input(x)
@@ -83,7 +89,7 @@ class SequenceNetwork(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put a fresh last layer with `num_classes` outputs in place, on the device of the old one."""
-        check_number(num_classes, name="num_classes", owner=type(self).__name__, kind=int, low=1)
+        check_number(num_classes, name="num_classes", owner=self.registry_name, kind=int, low=1)
         old = self.get_classifier()
         new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
         self.init_classifier(new)
@@ -99,7 +105,7 @@ class SequenceNetwork(nn.Module):
 
     def check_input(self, x: Tensor) -> None:
         """Raise `ConfigError` for an input that this network cannot read, with the sizes it can."""
-        name = self.spec.name if hasattr(self, "spec") else type(self).__name__
+        name = self.registry_name
         if x.ndim != 5:
             raise ConfigError(
                 f"{name} reads clips (B, C, T, H, W), got a tensor of shape {tuple(x.shape)}.",

@@ -236,7 +236,7 @@ class _PooledNetwork(SlicewiseNetwork):
     ) -> None:
         if len(hidden) < self.least_hidden:
             raise ConfigError(
-                f"hidden={list(hidden)} leaves {type(self).__name__} without the layer that sets it apart.",
+                f"hidden={list(hidden)} leaves {self.registry_name} without the layer that sets it apart.",
                 remedy="Give one size at least, such as hidden=[256], or choose conv-pooling.",
                 where="network.options.hidden",
                 code="network-option",

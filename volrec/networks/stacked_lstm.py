@@ -46,6 +46,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from volrec.errors import ConfigError
 from volrec.networks.backbones import STEM_STRIDE, backbone_option, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
@@ -170,6 +171,13 @@ class StackedLSTM(SlicewiseNetwork):
             dropout=dropout,
             stem_stride=stem_stride,
         )
+        if features == "fc" and not encoder.tails:
+            raise ConfigError(
+                f"{backbone} has no fully connected layer, got features='fc'.",
+                remedy="Choose features='pool', or a backbone that has some: hybrid, alexnet, cnn-m-2048, vgg-16.",
+                where="network.options.features",
+                code="network-option",
+            )
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,

@@ -50,6 +50,7 @@ def backbone_option(default: str, *, paper: Any = PAPER, free: tuple[str, ...] =
         prefixes=PREFIXES,
         paper=paper,
         free=free,
+        hint=_hint,
     )
 
 
@@ -111,7 +112,7 @@ def create_backbone(
     if name not in _HOME:
         raise ConfigError(
             f"there is no backbone {name!r}.",
-            remedy=f"{suggest(name, BACKBONES)}Known: {', '.join(BACKBONES)}, monai:NAME, timm:NAME.",
+            remedy=f"{_hint(name)}Known: {', '.join(BACKBONES)}, monai:NAME, timm:NAME.",
             where="network.options.backbone",
             code="backbone",
         )
@@ -133,6 +134,17 @@ def create_backbone(
         dropout=dropout,
         stem_stride=stem_stride,
     )
+
+
+def _hint(name: str) -> str:
+    """Return "Did you mean 'x'? " for a network of MONAI without its prefix, else for the nearest name here."""
+    from volrec.networks.backbones.foreign import monai_names
+
+    whole = f"monai:{name}"
+    same = [known for known in monai_names() if known.casefold() == whole.casefold()]
+    if same:
+        return f"Did you mean {(whole if whole in same else same[0])!r}? "
+    return suggest(name, BACKBONES)
 
 
 def _no_stride(problem: str, remedy: str) -> ConfigError:
