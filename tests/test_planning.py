@@ -185,6 +185,26 @@ def test_strides_leave_four_slices_of_a_clip() -> None:
     assert result.config.network.options["temporal_strides"] == [1, 2, 2, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("lrcn", {}, 1),
+        ("lrcn", {"network.options.backbone": "alexnet"}, 1),
+        ("lrcn", {"network.options.stem_stride": 2}, 2),
+        ("stacked-lstm", {"network.options.backbone": "monai:resnet10"}, None),
+        ("conv-pooling", {"network.options.backbone": "timm:resnet18"}, None),
+        ("c3d", {}, None),
+    ],
+)
+def test_small_slices_keep_their_detail_where_the_stem_can_be_set(name, given, expected) -> None:
+    for side, stride in ((48, expected), (128, given.get("network.options.stem_stride"))):
+        fixed = {"network.name": name, "preprocess.canvas": [16, side, side], **given}
+        options = make_plan(cohort(), {}, facts=SMALL_MR, overrides=fixed).config.network.options
+        assert options.get("stem_stride") == stride
+        backbone = given.get("network.options.backbone")
+        assert options.get("backbone") == backbone
+
+
 def test_crops_around_one_organ_get_a_network_that_knows_places() -> None:
     result = make_plan(cohort(), {}, facts=SMALL_MR)
     assert result.config.network.options["stages"] == 1

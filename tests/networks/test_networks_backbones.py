@@ -281,6 +281,19 @@ class TestThePapersNetworks:
             with pytest.raises(RuntimeError):
                 network(torch.empty(2, 3, side - 1, side - 1, device="meta"))
 
+    @pytest.mark.parametrize("name", BACKBONES)
+    def test_grid_is_the_size_of_the_maps_of_the_papers_slices(self, name):
+        network = meta(name, width=NARROW)
+        assert network.frame_size == (SIDES[name], SIDES[name])
+        assert network.forward_maps(torch.empty(1, 3, *network.frame_size, device="meta")).shape[2:] == network.grid
+
+    @pytest.mark.parametrize("name", BACKBONES)
+    def test_last_tail_is_the_papers_own_end(self, name):
+        ends = {"hybrid": 4096, "alexnet": 4096, "cnn-m-2048": 2048, "vgg-16": 4096}
+        network = meta(name, tail="last")
+        assert network.num_features == ends.get(name, network.num_maps)
+        assert hasattr(network.tail, "fc7") == (name in ends)
+
     def test_only_fully_connected_tails_fix_the_size(self):
         assert meta("hybrid").exact is None
         assert meta("hybrid", tail="fc6").exact == (227, 227)
@@ -347,6 +360,51 @@ class TestAdapted:
         # No position is lost.
         x[..., -1, -1] = 99
         assert SameMaxPool2d()(x)[..., -1, -1].eq(99).all()
+
+
+class TestStemStride:
+    @pytest.mark.parametrize("name", BACKBONES)
+    def test_one_keeps_the_detail_of_small_slices(self, name):
+        coarse, fine = (meta(name, faithful=False, width=NARROW, stem_stride=stride) for stride in (None, 1))
+        x = torch.empty(1, 3, 64, 96, device="meta")
+        factor = 4 if name == "alexnet" else 2
+        assert coarse.forward_maps(x).shape[2:] == (2, 3)
+        assert [int(n) for n in fine.forward_maps(x).shape[2:]] == [
+            int(n) * factor for n in coarse.forward_maps(x).shape[2:]
+        ]
+        assert [value.shape for value in fine.state_dict().values()] == [
+            value.shape for value in coarse.state_dict().values()
+        ]
+
+    def test_the_papers_own_changes_nothing(self):
+        torch.manual_seed(1)
+        plain = create_backbone("alexnet", in_channels=1, width=NARROW).eval()
+        torch.manual_seed(1)
+        said = create_backbone("alexnet", in_channels=1, width=NARROW, stem_stride=4).eval()
+        x = torch.randn(1, 1, 40, 44)
+        assert torch.equal(plain(x), said(x))
+        assert create_backbone("alexnet", in_channels=1, width=NARROW, stem_stride=2).forward_maps(x).shape[2:] == (
+            3,
+            3,
+        )
+
+    @pytest.mark.parametrize("name", BACKBONES)
+    def test_smallest_holds_with_every_normalisation(self, name):
+        for norm in ("none", "batch", "instance", "group"):
+            for stride in range(1, 5 if name == "alexnet" else 3):
+                network = create_backbone(name, in_channels=1, width=NARROW, norm=norm, stem_stride=stride)
+                assert network.smallest[0] <= (17 if stride == 1 else 33)
+                assert network(torch.randn(1 if norm == "instance" else 2, 1, *network.smallest)).isfinite().all()
+
+    def test_one_above_the_papers_or_of_another_library_is_refused(self):
+        with pytest.raises(ConfigError, match="the stem of vgg-16 has stride 2, got stem_stride=3") as caught:
+            create_backbone("vgg-16", in_channels=1, stem_stride=3)
+        assert "from 1 to 2" in caught.value.remedy
+        for name in ("monai:resnet10", "timm:resnet18"):
+            with pytest.raises(ConfigError, match=f"{name} has a stem of its own, got stem_stride=1"):
+                create_backbone(name, in_channels=1, stem_stride=1)
+        with pytest.raises(ConfigError, match="the paper's hybrid has no stem_stride=1"):
+            create_backbone("hybrid", in_channels=3, faithful=True, stem_stride=1)
 
 
 def test_densenet_gives_the_numbers_of_monai():

@@ -14,6 +14,8 @@ from volrec.networks import SlicewiseNetwork, create, describe, list_networks, s
 
 NAMES = list_networks()
 NARROW = 1 / 16
+# What a choice needs beside it.
+NEEDS = {("stacked-lstm", "features", "fc"): {"backbone": "alexnet"}}
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +97,7 @@ class TestEveryNetwork:
         assert network(x).shape == (2, 7)
         assert network.num_classes == network.architecture["num_classes"] == 7
         torch.testing.assert_close(network.forward_features(x), before)
-        with pytest.raises(ConfigError, match="'num_classes' parameter"):
+        with pytest.raises(ConfigError, match=f"'num_classes' parameter of {name} must"):
             network.reset_classifier(0)
 
     def test_forward_is_features_then_head(self, name):
@@ -213,7 +215,7 @@ class TestEveryNetwork:
     def test_every_choice_of_every_option_can_be_built_and_run(self, name):
         for key, option in spec(name).options.items():
             for choice in option.choices or ((True, False) if option.kind is bool else ()):
-                network = narrow(name, **{key: choice})
+                network = narrow(name, **{key: choice}, **NEEDS.get((name, key, choice), {}))
                 assert network.architecture["options"][key] == choice
                 assert network(clip(network, odd(network))).shape == (2, 2)
 
@@ -306,3 +308,15 @@ class TestSlicewise:
 @pytest.mark.parametrize("name", NAMES)
 def test_slicewise_says_the_spec_and_the_class(name):
     assert isinstance(narrow(name), SlicewiseNetwork) == spec(name).slicewise
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "backbone" in spec(name).options])
+def test_a_finer_stem_of_the_backbone_keeps_more_positions(name):
+    coarse, fine = (narrow(name, stem_stride=stride).eval() for stride in (None, 1))
+    x = torch.randn(1, 1, 2, 48, 48)
+    sides = [seen_maps(network, x).shape[-1] for network in (coarse, fine)]
+    assert sides == [2, 3]
+    with pytest.raises(ConfigError, match="got stem_stride=3"):
+        narrow(name, stem_stride=3)
+    with pytest.raises(ConfigError, match="when faithful=True"):
+        narrow(name, stem_stride=1, faithful=True)

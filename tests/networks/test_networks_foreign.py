@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from volrec.errors import ConfigError
+from volrec.networks import create, spec
 from volrec.networks.backbones import create_backbone
 
 
@@ -70,8 +71,8 @@ class TestNetworksOfMonai:
             ("__import__", "MONAI has no network"),
             ("drop_connect", "MONAI has no network"),
             ("get_pretrained_resnet_medicalnet", "MONAI has no network"),
-            ("UNet", "missing 2 required positional arguments: 'channels' and 'strides'"),
-            ("ViT", "missing 2 required positional arguments"),
+            ("UNet", "monai:UNet needs further arguments that cannot be given here: channels, strides."),
+            ("ViT", "monai:ViT needs further arguments that cannot be given here: img_size, patch_size."),
             ("HoVerNet", "Input size should be 256 x 256"),
             ("vista3d132", "MONAI has no network"),  # takes no number of axes
         ],
@@ -81,6 +82,34 @@ class TestNetworksOfMonai:
             create_backbone(f"monai:{name}", in_channels=1)
         assert message in str(caught.value)
         assert caught.value.remedy
+
+    @pytest.mark.parametrize(
+        ("given", "meant"),
+        [("resnet18", "monai:resnet18"), ("RESNET18", "monai:resnet18"), ("DenseNet121", "monai:DenseNet121")],
+    )
+    def test_are_suggested_where_the_prefix_is_missing(self, given, meant):
+        for build in (
+            lambda: create_backbone(given, in_channels=1),
+            lambda: create("lrcn", num_classes=2, backbone=given),
+        ):
+            with pytest.raises(ConfigError) as caught:
+                build()
+            assert caught.value.remedy.startswith(f"Did you mean '{meant}'?")
+
+    def test_keep_their_own_normalisation(self):
+        with pytest.raises(ConfigError, match="monai:resnet10 has normalisation of its own, got norm='group'"):
+            create_backbone("monai:resnet10", in_channels=1, norm="group")
+        for name in ("lrcn", "conv-pooling", "stacked-lstm", "temporal-attention"):
+            with pytest.raises(ConfigError, match="normalisation of its own, got norm='instance'"):
+                create(name, num_classes=2, backbone="monai:resnet10", norm="instance")
+            assert "width and norm do not reach them" in spec(name).options["backbone"].meaning
+
+    def test_leave_the_normalisation_to_the_3d_encoder(self):
+        with torch.device("meta"):
+            network = create(
+                "temporal-attention", num_classes=2, backbone="monai:resnet10", encoder3d="conv3d", norm="group"
+            )
+        assert any(isinstance(layer, nn.GroupNorm) for layer in network.encoder3d.modules())
 
     def test_missing_torchvision_is_named(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "torchvision", None)

@@ -158,7 +158,7 @@ class TestThePapersNetworks:
         }
 
     def test_rounding_down_gives_six_positions_at_both_sizes(self):
-        single, towers = layers("single-frame", pooling="floor"), layers("multires", pooling="floor")
+        single, towers = layers("single-frame", pool_rounding="floor"), layers("multires", pool_rounding="floor")
         assert single["vector.pool5"] == towers["context.conv5"] == towers["fovea.conv5"] == (256, 6, 6)
 
     def test_start_from_gaussians_of_a_hundredth(self):
@@ -373,8 +373,8 @@ class TestAdapted:
     @pytest.mark.parametrize("name", ["single-frame", "slow-fusion", "multires"])
     def test_no_map_vanishes_at_the_smallest_size(self, name):
         found = set()
-        for norm, pooling, stem in product(("batch", "instance"), ("ceil", "floor"), (1, 3)):
-            network = small(name, norm=norm, pooling=pooling, stem_stride=stem).train()
+        for norm, rounding, stem in product(("batch", "instance"), ("ceil", "floor"), (1, 3)):
+            network = small(name, norm=norm, pool_rounding=rounding, stem_stride=stem).train()
             assert network(torch.randn(2, 1, 2, *network.smallest[1:])).isfinite().all()
             found.add(network.smallest[1])
         assert found == ({32, 44} if name == "multires" else {16, 22})
@@ -403,7 +403,7 @@ class TestAdapted:
         gap, fc = small("multires", hidden=24, dropout=0.4), small("early-fusion", head="fc", hidden=24)
         assert (gap.hidden.fc7.in_features, gap.fc8.in_features, gap.drop7.p) == (2 * 16, 24, 0.4)
         assert (fc.hidden.fc6.in_features, fc.hidden.fc7.out_features) == (16 * 49, 24)
-        assert small("single-frame", head="fc", pooling="floor").hidden.fc6.in_features == 16 * 36
+        assert small("single-frame", head="fc", pool_rounding="floor").hidden.fc6.in_features == 16 * 36
 
 
 class TestTwoResolutions:

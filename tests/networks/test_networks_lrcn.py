@@ -47,7 +47,7 @@ class TestThePapersNetwork:
         assert parts["classifier"] == 25_957
         assert told["parameters"] == 65_421_285
         assert told["gmacs"] == pytest.approx(19.0 + 0.07, abs=0.05)
-        wide = describe("lrcn", hidden=1024)
+        wide = describe("lrcn", units=1024)
         assert {layer["name"]: layer["parameters"] for layer in wide["layers"]}["lstm1"] == 20_975_616
 
     def test_has_the_layers_of_the_table(self):
@@ -134,6 +134,9 @@ class TestLSTM:
         for faithful, forget in ((False, 1.0), (True, 0.0)):
             lstm = create("lrcn", num_classes=2, width=1 / 64, faithful=faithful).lstm1
             assert lstm.bias_ih_l0.tolist() == [0.0] * 4 + [forget] * 4 + [0.0] * 8
+            assert lstm.bidirectional is not faithful
+            if lstm.bidirectional:
+                assert torch.equal(lstm.bias_ih_l0_reverse, lstm.bias_ih_l0)
 
     def test_gradients_in_eval_mode_go_around_cudnn(self, monkeypatch):
         lstm, seen = SingleBiasLSTM(5, 4), []
@@ -178,16 +181,16 @@ class TestScores:
         assert not torch.allclose(network(x), network(x.flip(2)), atol=1e-6)
 
     def test_readout_takes_the_last_step_or_the_largest_value(self):
-        network = narrow().eval()
+        network = narrow(bidirectional=False).eval()
         features = torch.randn(2, 5, network.backbone.num_features)
         states = network.lstm1(features)[0]
         for readout, read in (("mean", states.mean(1)), ("last", states[:, -1]), ("max", states.amax(1))):
-            other = narrow(readout=readout).eval()
+            other = narrow(readout=readout, bidirectional=False).eval()
             other.load_state_dict(network.state_dict())
             torch.testing.assert_close(other.aggregate(features), network.classifier(read))
 
     def test_last_step_of_the_second_direction_is_the_first_slice(self):
-        network = narrow(readout="last", bidirectional=True).eval()
+        network = narrow(readout="last").eval()
         features = torch.randn(2, 5, network.backbone.num_features)
         states = network.lstm1(features)[0]
         expected = torch.cat([states[:, -1, :16], states[:, 0, 16:]], 1)
@@ -195,10 +198,10 @@ class TestScores:
 
 
 class TestAdapted:
-    def test_hidden_sets_the_units_times_width(self):
-        assert narrow().num_features == 16
-        assert narrow(hidden=1024).lstm1.hidden_size == 64
-        assert narrow(hidden=1024, bidirectional=True).num_features == 128
+    def test_units_are_scaled_by_width(self):
+        assert narrow(bidirectional=False).num_features == 16
+        assert narrow(units=1024).lstm1.hidden_size == 64
+        assert narrow(units=1024).num_features == 128
 
     @pytest.mark.parametrize("features", ["pool", "fc6", "fc7"])
     def test_dropout_of_features_is_applied_once(self, features):

@@ -196,15 +196,15 @@ class TestWindows:
 @pytest.mark.parametrize("slices", [1, 3, 7, 12])
 class TestAgainstLoopsInDoublePrecision:
     def test_conv_pooling(self, pooling, slices):
-        network = small("conv-pooling", pooling=pooling, hidden=[64, 32])
+        network = small("conv-pooling", slice_pooling=pooling, hidden=[64, 32])
         features = double_features(network, slices)
         for clip, found in zip(features, network.aggregate(features, pre_logits=True), strict=True):
             x = pooled_by_hand(list(clip), pooling).mean((1, 2))
             torch.testing.assert_close(found, connected_by_hand(network, x, range(2)))
 
     def test_late_pooling(self, pooling, slices):
-        network = small("late-pooling", pooling=pooling, hidden=[64, 32], plane="keep")
-        network.grid = 2
+        network = small("late-pooling", slice_pooling=pooling, hidden=[64, 32], plane="keep")
+        network.grid = (2, 2)
         network.fc[0] = nn.Linear(64 * 4, 4)
         maps = torch.rand(slices, 64, 4, 2, dtype=torch.float64)
         network.double()
@@ -216,7 +216,7 @@ class TestAgainstLoopsInDoublePrecision:
         torch.testing.assert_close(found, pooled_by_hand(scored, pooling))
 
     def test_slow_pooling(self, pooling, slices):
-        network = small("slow-pooling", pooling=pooling, hidden=[64, 32], window=4, window_stride=3)
+        network = small("slow-pooling", slice_pooling=pooling, hidden=[64, 32], window=4, window_stride=3)
         features = double_features(network, slices)
         for clip, found in zip(features, network.aggregate(features, pre_logits=True), strict=True):
             runs = [
@@ -226,7 +226,7 @@ class TestAgainstLoopsInDoublePrecision:
             torch.testing.assert_close(found, connected_by_hand(network, pooled_by_hand(runs, pooling), range(1, 2)))
 
     def test_local_pooling(self, pooling, slices):
-        network = small("local-pooling", pooling=pooling, hidden=[64, 32], window=3, window_stride=2, towers=4)
+        network = small("local-pooling", slice_pooling=pooling, hidden=[64, 32], window=3, window_stride=2, towers=4)
         features = double_features(network, slices)
         for clip, found in zip(features, network.aggregate(features, pre_logits=True), strict=True):
             runs = [
@@ -240,7 +240,7 @@ class TestAgainstLoopsInDoublePrecision:
             torch.testing.assert_close(found, torch.cat(towers))
 
     def test_time_conv(self, pooling, slices):
-        network = small("time-conv", pooling=pooling, hidden=[32], window=4, window_stride=3)
+        network = small("time-conv", slice_pooling=pooling, hidden=[32], window=4, window_stride=3)
         features = double_features(network, slices)
         conv = network.time_conv.conv
         for clip, found in zip(features, network.aggregate(features, pre_logits=True), strict=True):
@@ -277,14 +277,14 @@ class TestOrderAndLength:
     @pytest.mark.parametrize("pooling", ["max", "mean"])
     @pytest.mark.parametrize("name", DESIGNS)
     def test_a_stack_of_one_repeated_slice_is_scored_as_the_slice(self, name, pooling):
-        network = small(name, pooling=pooling).double()
+        network = small(name, slice_pooling=pooling).double()
         x = torch.randn(2, 1, 1, 32, 32, dtype=torch.float64)
         for slices in (2, 5, 13):
             torch.testing.assert_close(network(x.expand(-1, -1, slices, -1, -1)), network(x))
 
     @pytest.mark.parametrize("name", ALL)
     def test_every_slice_is_read(self, name):
-        network = small(name, **({} if name == "stacked-lstm" else {"pooling": "mean"}))
+        network = small(name, **({} if name == "stacked-lstm" else {"slice_pooling": "mean"}))
         for slices in (1, 2, 6, 11):
             features = network.forward_features(torch.randn(1, 1, slices, 32, 32)).detach().requires_grad_()
             network.aggregate(features).square().sum().backward()
@@ -323,7 +323,7 @@ class TestPoolingOptions:
 
     @pytest.mark.parametrize("name", ["late-pooling", "slow-pooling", "local-pooling"])
     def test_designs_without_their_fc_layer_are_refused(self, name):
-        with pytest.raises(ConfigError, match=r"hidden=\[\] leaves .* without the layer"):
+        with pytest.raises(ConfigError, match=rf"hidden=\[\] leaves {name} without the layer"):
             create(name, num_classes=2, hidden=[])
 
     @pytest.mark.parametrize("norm", ["batch", "instance"])
@@ -364,7 +364,7 @@ class TestStackedLSTM:
         assert count == 4 * 512 * (features + 512 + 1) + 4 * (4 * 512 * (512 + 512 + 1))
 
     def test_is_that_of_a_loop_in_double_precision(self):
-        network = small("stacked-lstm", layers=3).double()
+        network = small("stacked-lstm", layers=3, bidirectional=False).double()
         features = torch.randn(2, 7, network.backbone.num_features, dtype=torch.float64)
         for clip, found in zip(features, network.step_logits(features), strict=True):
             torch.testing.assert_close(found, network.classifier(lstm_by_hand(network.lstm, clip)))
@@ -395,7 +395,9 @@ class TestStackedLSTM:
         torch.testing.assert_close(network.aggregate(features), (steps * weights[None, :, None]).sum(1))
 
     def test_readouts(self):
-        networks = {name: small("stacked-lstm", readout=name) for name in ("linear", "last", "max", "mean")}
+        networks = {
+            name: small("stacked-lstm", readout=name, bidirectional=False) for name in ("linear", "last", "max", "mean")
+        }
         features = torch.randn(2, 5, networks["last"].backbone.num_features)
         state = networks["last"].state_dict()
         for network in networks.values():
@@ -418,7 +420,7 @@ class TestStackedLSTM:
         assert told[:5].mean() > 0.5 * told[15:25].mean()
 
     def test_last_state_of_the_second_direction_is_at_the_first_slice(self):
-        network = small("stacked-lstm", readout="last", bidirectional=True)
+        network = small("stacked-lstm", readout="last")
         features = torch.randn(2, 5, network.backbone.num_features)
         states, cells = network.lstm(features)[0], network.lstm.hidden_size
         expected = torch.cat([states[:, -1, :cells], states[:, 0, cells:]], 1)
@@ -436,7 +438,7 @@ class TestStackedLSTM:
         features = torch.randn(1, 6, small("stacked-lstm").backbone.num_features)
         changed = features.clone()
         changed[:, 3] += 1
-        one, both = small("stacked-lstm"), small("stacked-lstm", bidirectional=True)
+        one, both = small("stacked-lstm", bidirectional=False), small("stacked-lstm")
         same = (one.step_logits(changed) == one.step_logits(features)).all(2)[0]
         assert same.tolist() == [True] * 3 + [False] * 3
         assert not (both.step_logits(changed) == both.step_logits(features)).all(2).any()
@@ -447,15 +449,31 @@ class TestStackedLSTM:
         assert network.backbone.num_features == 256
         assert network.lstm.weight_hh_l4.abs().max() <= 1 / math.sqrt(32)
         assert network.lstm.weight_hh_l4.std().item() == pytest.approx(1 / math.sqrt(3 * 32), rel=0.05)
-        assert small("stacked-lstm", num_classes=200).classifier.weight.std().item() == pytest.approx(0.25, rel=0.1)
+        adapted = small("stacked-lstm", num_classes=200)
+        assert adapted.classifier.weight.std().item() == pytest.approx(1 / math.sqrt(32), rel=0.1)
         assert not network.classifier.bias.any()
         with pytest.raises(ConfigError, match="'layers' parameter of stacked-lstm must be 5 when faithful=True"):
             create("stacked-lstm", num_classes=2, faithful=True, layers=2)
 
     def test_fc_takes_the_fully_connected_layers_where_the_backbone_has_some(self):
-        assert small("stacked-lstm", backbone="cnn-m-2048", fc=True).backbone.num_features == 128
+        assert small("stacked-lstm", backbone="cnn-m-2048", features="fc").backbone.num_features == 128
         assert small("stacked-lstm", backbone="cnn-m-2048").backbone.num_features == 32
-        assert small("stacked-lstm", fc=True).backbone.num_features == 64
+        assert small("stacked-lstm", features=None).backbone.num_features == 64
+
+    @pytest.mark.parametrize("backbone", ["googlenet", "densenet-121", "monai:resnet10"])
+    def test_fc_of_a_backbone_without_any_is_refused(self, backbone):
+        with pytest.raises(ConfigError, match=f"{backbone} has no fully connected layer, got features='fc'") as caught:
+            small("stacked-lstm", backbone=backbone, features="fc")
+        assert "vgg-16" in caught.value.remedy
+
+    def test_forget_gates_are_open_at_first_in_the_adapted_form_only(self):
+        for faithful, forget in ((False, 1.0), (True, 0.0)):
+            lstm = small("stacked-lstm", faithful=faithful).lstm
+            assert lstm.bidirectional is not faithful
+            biases = [bias.reshape(4, -1) for name, bias in lstm.named_parameters() if name.startswith("bias")]
+            assert len(biases) == (5 if faithful else 4)
+            for bias in biases:
+                assert bias.unique(dim=1).T.tolist() == [[0.0, forget, 0.0, 0.0]]
 
     def test_the_loss_of_every_slice_trains_it(self):
         network = small("stacked-lstm", dropout=0.0).train()

@@ -194,17 +194,17 @@ class TestThePapersForm:
     def test_starts_from_the_released_weights(self):
         network = create("temporal-attention", num_classes=40, faithful=True, width=1 / 16)
         decoder = network.decoder
-        recurrent = decoder.gates.weight[:, -decoder.hidden :]
-        for block in recurrent.split(decoder.hidden):
-            torch.testing.assert_close(block @ block.T, torch.eye(decoder.hidden), atol=1e-5, rtol=0)
+        recurrent = decoder.gates.weight[:, -decoder.units :]
+        for block in recurrent.split(decoder.units):
+            torch.testing.assert_close(block @ block.T, torch.eye(decoder.units), atol=1e-5, rtol=0)
         for weight in (decoder.start.weight, decoder.readout.weight, decoder.attend.query.weight):
             assert weight.std().item() == pytest.approx(0.01, rel=0.05)
-        assert decoder.gates.weight[:, : -decoder.hidden].std().item() == pytest.approx(0.01, rel=0.05)
+        assert decoder.gates.weight[:, : -decoder.units].std().item() == pytest.approx(0.01, rel=0.05)
         assert all((p == 0).all() for name, p in decoder.named_parameters() if name.endswith("bias"))
 
     @pytest.mark.parametrize(
         "options",
-        [{"context": "conv"}, {"encoder3d": "c3d"}, {"hidden": 512}, {"backbone": "vgg-16"}, {"pool_time": False}],
+        [{"context": "conv"}, {"encoder3d": "c3d"}, {"units": 512}, {"backbone": "vgg-16"}, {"pool_time": False}],
     )
     def test_refuses_what_the_paper_does_not_have(self, options):
         with pytest.raises(ConfigError, match="when faithful=True"):
@@ -222,7 +222,7 @@ class TestThePapersForm:
 class TestDecoder:
     def test_a_step_equals_the_lstm_cell_of_torch(self):
         decoder = build().decoder.eval()
-        features, size = decoder.gates.in_features - decoder.hidden, decoder.hidden
+        features, size = decoder.gates.in_features - decoder.units, decoder.units
         cell = nn.LSTMCell(features, size)
         # torch orders the gates input, forget, new, output; here the three sigmoids come first.
         order = torch.cat([torch.arange(2 * size), torch.arange(3 * size, 4 * size), torch.arange(2 * size, 3 * size)])
@@ -247,7 +247,7 @@ class TestDecoder:
         for b in range(2):
             real = v[b] if mask is None else v[b][mask[b]]
             start = (decoder.start.weight @ real.mean(0) + decoder.start.bias).tanh()
-            h, c = start[: decoder.hidden], start[decoder.hidden :]
+            h, c = start[: decoder.units], start[decoder.units :]
             readouts = []
             for t in range(3):
                 attend = decoder.attend
@@ -274,7 +274,7 @@ class TestDecoder:
         network.decoder.readout.register_forward_hook(lambda module, inputs, output: seen.update(state=inputs[0]))
         network.classifier.register_forward_hook(lambda module, inputs, output: seen.update(readout=inputs[0]))
         network.aggregate(torch.randn(16, 5, network.backbone.num_features))
-        hidden = network.decoder.hidden
+        hidden = network.decoder.units
         assert 0.4 < (seen["state"][:, :hidden] == 0).float().mean() < 0.6
         assert (seen["state"][:, hidden:] != 0).all()
         assert 0.4 < (seen["readout"] == 0).float().mean() < 0.6

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from volrec.errors import ConfigError
 from volrec.networks.facts import NetworkSpec, check_number
 
-__all__ = ["SequenceNetwork", "SlicewiseNetwork"]
+__all__ = ["SequenceNetwork", "SlicewiseNetwork", "pass_as_block"]
 
 
 class SequenceNetwork(nn.Module):
@@ -64,6 +64,12 @@ class SequenceNetwork(nn.Module):
         self.smallest = smallest
         self.exact = exact
 
+    @property
+    def registry_name(self) -> str:
+        """Name in the registry, also while the network is being built; that of the class where it is in none."""
+        facts = getattr(self, "spec", None) or getattr(type(self), "network_spec", None)
+        return facts.name if facts else type(self).__name__
+
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, num_classes) of clips (B, C, T, H, W)."""
         self.check_input(x)
@@ -83,7 +89,7 @@ class SequenceNetwork(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put a fresh last layer with `num_classes` outputs in place, on the device of the old one."""
-        check_number(num_classes, name="num_classes", owner=type(self).__name__, kind=int, low=1)
+        check_number(num_classes, name="num_classes", owner=self.registry_name, kind=int, low=1)
         old = self.get_classifier()
         new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
         self.init_classifier(new)
@@ -99,7 +105,7 @@ class SequenceNetwork(nn.Module):
 
     def check_input(self, x: Tensor) -> None:
         """Raise `ConfigError` for an input that this network cannot read, with the sizes it can."""
-        name = self.spec.name if hasattr(self, "spec") else type(self).__name__
+        name = self.registry_name
         if not isinstance(x, Tensor) or not x.is_floating_point():
             kind = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
             raise ConfigError(
@@ -182,17 +188,24 @@ class SlicewiseNetwork(SequenceNetwork):
         """Return slice features (B, T, ...) of clips (B, C, T, H, W)."""
         batch, channels, slices, height, width = x.shape
         flat = x.transpose(1, 2).reshape(batch * slices, channels, height, width)
-        maps = self.encode_maps(flat).unflatten(0, (batch, slices)).transpose(1, 2)
-        maps = self.slice_maps(maps)
-        if maps.requires_grad and not torch.compiler.is_compiling():
-            # MONAI's Grad-CAM takes a view of this gradient, which the transposition would not allow.
-            maps.register_hook(torch.Tensor.contiguous)
-        features = self.embed_maps(maps.transpose(1, 2).flatten(0, 1))
-        return features.unflatten(0, (batch, slices))
+        maps = pass_as_block(self.encode_maps(flat), self.slice_maps, batch=batch, slices=slices)
+        return self.embed_maps(maps).unflatten(0, (batch, slices))
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return `aggregate` of the features."""
         return self.aggregate(features, pre_logits=pre_logits)
+
+
+def pass_as_block(maps: Tensor, layer: nn.Module, *, batch: int, slices: int) -> Tensor:
+    """Return maps (B * T, F, h, w) of slices after a layer saw them as one block (B, F, T, h, w).
+
+    The layer (`torch.nn.Identity`) is where hooks find the maps, such as those of Grad-CAM.
+    """
+    block = layer(maps.unflatten(0, (batch, slices)).transpose(1, 2))
+    if block.requires_grad and not torch.compiler.is_compiling():
+        # MONAI's Grad-CAM takes a view of this gradient, which the transposition would not allow.
+        block.register_hook(torch.Tensor.contiguous)
+    return block.transpose(1, 2).flatten(0, 1)
 
 
 def _triple(size: tuple[int | None, ...] | torch.Size) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
@@ -42,6 +42,8 @@ class Option:
     free : bool or tuple
         What is accepted with ``faithful=True``: any value, only the paper's (False), or these (they settle an
         ambiguity of the paper or name a published variant).
+    hint : callable, optional
+        Gives the remedy for a wrong ``str``, such as "Did you mean 'x'?"; None: the nearest of the choices.
     """
 
     kind: type
@@ -54,6 +56,7 @@ class Option:
     length: int | None = None
     paper: Any = PAPER
     free: bool | tuple[Any, ...] = False
+    hint: Callable[[str], str] | None = None
 
     def default_for(self, *, faithful: bool) -> Any:
         """Return the value taken when none is given."""
@@ -96,7 +99,9 @@ class Option:
             and all(_is_int(entry) and self.low <= entry <= self.high for entry in value)
         ):
             return tuple(int(entry) for entry in value)
-        near = suggest(value, self.choices) if isinstance(value, str) else ""
+        near = ""
+        if isinstance(value, str):
+            near = self.hint(value) if self.hint else suggest(value, self.choices)
         raise parameter_error(name, owner, self.allowed, value, remedy=near)
 
     def _is_choice(self, value: str) -> bool:

@@ -39,8 +39,8 @@ Local response normalisation divides by (2 + 1e-4 * sum of the squares of 5 neig
 
 Ambiguities and the option that settles each
 --------------------------------------------
-padding, pooling : neither is published. With no padding in conv1, padding that keeps the size elsewhere and pools that
-    round up (as cuda-convnet's do), both 170 and 89 end at the 7 x 7 x 256 that the paper states. "floor" gives
+padding, pool_rounding : neither is published. With no padding in conv1, padding that keeps the size elsewhere and pools
+    that round up (as cuda-convnet's do), both 170 and 89 end at the 7 x 7 x 256 that the paper states. "floor" gives
     6 x 6 x 256 at both.
 norm : the position of the response normalisation is not published; here it follows the ReLU and precedes the pool, with
     alpha times the sum of the squares, as in Krizhevsky et al. (2012).
@@ -183,7 +183,7 @@ class SingleFrame(_SliceScores):
         The paper's form: one frame of 170 x 170.
     width : float
         Scale of all channel counts.
-    norm, pooling, stem_stride, head, hidden, dropout, slice_pooling
+    norm, pool_rounding, stem_stride, head, hidden, dropout, slice_pooling
         The options of ``spec("single-frame")``.
     """
 
@@ -195,14 +195,14 @@ class SingleFrame(_SliceScores):
         faithful: bool,
         width: float,
         norm: str,
-        pooling: str,
+        pool_rounding: str,
         stem_stride: int,
         head: str,
         hidden: int,
         dropout: float,
         slice_pooling: str,
     ) -> None:
-        form = Form(faithful, width, norm, pooling, stem_stride, head, hidden, dropout)
+        form = Form(faithful, width, norm, pool_rounding, stem_stride, head, hidden, dropout)
         super().__init__(num_classes=num_classes, in_channels=in_channels, form=form)
         self.slice_pooling = slice_pooling
         self.trunk = form.convolutions(in_channels, dims=2)
@@ -225,7 +225,7 @@ class MultiRes(_SliceScores):
         The paper's form: one frame of 178 x 178.
     width : float
         Scale of all channel counts.
-    norm, pooling, stem_stride, head, hidden, dropout, slice_pooling
+    norm, pool_rounding, stem_stride, head, hidden, dropout, slice_pooling
         The options of ``spec("multires")``.
     """
 
@@ -237,14 +237,14 @@ class MultiRes(_SliceScores):
         faithful: bool,
         width: float,
         norm: str,
-        pooling: str,
+        pool_rounding: str,
         stem_stride: int,
         head: str,
         hidden: int,
         dropout: float,
         slice_pooling: str,
     ) -> None:
-        form = Form(faithful, width, norm, pooling, stem_stride, head, hidden, dropout)
+        form = Form(faithful, width, norm, pool_rounding, stem_stride, head, hidden, dropout)
         super().__init__(num_classes=num_classes, in_channels=in_channels, form=form)
         self.slice_pooling = slice_pooling
         self.context = form.convolutions(in_channels, dims=2)
@@ -300,7 +300,7 @@ class LateFusion(KarpathyNetwork, SlicewiseNetwork):
         The paper's form: of 16 frames of 170 x 170 the first and the last are read.
     width : float
         Scale of all channel counts.
-    norm, pooling, stem_stride, head, hidden, dropout, towers
+    norm, pool_rounding, stem_stride, head, hidden, dropout, towers
         The options of ``spec("late-fusion")``.
     """
 
@@ -312,14 +312,14 @@ class LateFusion(KarpathyNetwork, SlicewiseNetwork):
         faithful: bool,
         width: float,
         norm: str,
-        pooling: str,
+        pool_rounding: str,
         stem_stride: int,
         head: str,
         hidden: int,
         dropout: float,
         towers: int,
     ) -> None:
-        form = Form(faithful, width, norm, pooling, stem_stride, head, hidden, dropout)
+        form = Form(faithful, width, norm, pool_rounding, stem_stride, head, hidden, dropout)
         super().__init__(num_classes=num_classes, in_channels=in_channels, form=form)
         self.towers = towers
         self.ends_only = faithful
@@ -377,7 +377,7 @@ class EarlyFusion(_Clips):
         The paper's form: 10 frames of 170 x 170.
     width : float
         Scale of all channel counts.
-    norm, pooling, stem_stride, head, hidden, dropout, extent, slab_pooling
+    norm, pool_rounding, stem_stride, head, hidden, dropout, extent, slab_pooling
         The options of ``spec("early-fusion")``.
     """
 
@@ -389,7 +389,7 @@ class EarlyFusion(_Clips):
         faithful: bool,
         width: float,
         norm: str,
-        pooling: str,
+        pool_rounding: str,
         stem_stride: int,
         head: str,
         hidden: int,
@@ -397,7 +397,7 @@ class EarlyFusion(_Clips):
         extent: int,
         slab_pooling: str,
     ) -> None:
-        form = Form(faithful, width, norm, pooling, stem_stride, head, hidden, dropout)
+        form = Form(faithful, width, norm, pool_rounding, stem_stride, head, hidden, dropout)
         super().__init__(num_classes=num_classes, in_channels=in_channels, form=form)
         self.extent = extent
         self.slab_pool = F.adaptive_avg_pool3d if slab_pooling == "mean" else F.adaptive_max_pool3d
@@ -423,7 +423,7 @@ class SlowFusion(_Clips):
         The paper's form: 10 frames of 170 x 170.
     width : float
         Scale of all channel counts.
-    norm, pooling, stem_stride, head, hidden, dropout, temporal_strides
+    norm, pool_rounding, stem_stride, head, hidden, dropout, temporal_strides
         The options of ``spec("slow-fusion")``.
     """
 
@@ -435,14 +435,14 @@ class SlowFusion(_Clips):
         faithful: bool,
         width: float,
         norm: str,
-        pooling: str,
+        pool_rounding: str,
         stem_stride: int,
         head: str,
         hidden: int,
         dropout: float,
         temporal_strides: tuple[int, ...] | None,
     ) -> None:
-        form = Form(faithful, width, norm, pooling, stem_stride, head, hidden, dropout)
+        form = Form(faithful, width, norm, pool_rounding, stem_stride, head, hidden, dropout)
         super().__init__(num_classes=num_classes, in_channels=in_channels, form=form)
         self.trunk = form.convolutions(
             in_channels, dims=3, extents=_EXTENTS, strides=temporal_strides or _STRIDES, same=not faithful

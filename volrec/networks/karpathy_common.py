@@ -30,7 +30,7 @@ OPTIONS = {
         choices=(*NORMS, "lrn"),
         paper="lrn",
     ),
-    "pooling": Option(
+    "pool_rounding": Option(
         str, "ceil", "rounding of the 2x2 pools; the paper does not say", choices=("ceil", "floor"), free=True
     ),
     "stem_stride": Option(int, 3, "stride of conv1 in the plane; 1 keeps the detail of small canvases", low=1, high=3),
@@ -55,7 +55,7 @@ OPTIONS = {
     ),
 }
 AMBIGUITIES = (
-    "pooling: padding and rounding are not published; 'ceil' gives the paper's 7x7x256, 'floor' 6x6x256.",
+    "pool_rounding: padding and rounding are not published; 'ceil' gives the paper's 7x7x256, 'floor' 6x6x256.",
     "norm: the position of response normalisation is not published; here after the ReLU, before the pool.",
     "dropout: 0.5 after fc6 and fc7 as in Krizhevsky et al. (2012); not verified.",
     "initial weights are not published: Gaussians of 0.01 are ours.",
@@ -90,14 +90,14 @@ class Form:
         The paper's padding: none in conv1. False: enough in every convolution to read the edge of any size.
     width : float
         Scale of all channel counts.
-    norm, pooling, stem_stride, head, hidden, dropout
+    norm, pool_rounding, stem_stride, head, hidden, dropout
         As in `OPTIONS`.
     """
 
     faithful: bool
     width: float
     norm: str
-    pooling: str
+    pool_rounding: str
     stem_stride: int
     head: str
     hidden: int
@@ -110,7 +110,7 @@ class Form:
 
     def smallest(self, *, last_pool: bool = True) -> int:
         """Return the smallest side (H or W) of what the convolutions read: no map may vanish on the way."""
-        floor = self.pooling == "floor"
+        floor = self.pool_rounding == "floor"
         # Positions after the second pool; instance statistics need more than one.
         side = 2 if self.norm == "instance" or (floor and last_pool) else 1
         for _ in _POOLED:
@@ -176,13 +176,13 @@ class Form:
     def max_pool(self, *, dims: int) -> nn.Module:
         """Return the 2x2 pool in the plane, rounding up or down."""
         if dims == 2:
-            return nn.MaxPool2d(2, ceil_mode=self.pooling == "ceil")
-        return nn.MaxPool3d((1, 2, 2), ceil_mode=self.pooling == "ceil")
+            return nn.MaxPool2d(2, ceil_mode=self.pool_rounding == "ceil")
+        return nn.MaxPool3d((1, 2, 2), ceil_mode=self.pool_rounding == "ceil")
 
     def vector(self, *, dims: int, last_pool: bool = True) -> tuple[nn.Sequential, int]:
         """Return what turns maps into vectors (the last pool, then the head's view), and the features of one map."""
         # The paper's maps have this side at the paper's size, where averaging to it changes nothing.
-        side = (7 if self.pooling == "ceil" else 6) if self.head == "fc" else 1
+        side = (7 if self.pool_rounding == "ceil" else 6) if self.head == "fc" else 1
         layers = nn.Sequential()
         if last_pool:
             layers.add_module("pool5", self.max_pool(dims=dims))

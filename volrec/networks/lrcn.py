@@ -26,31 +26,29 @@ The mean over steps of the scores is fc8 of the mean over steps of the LSTM's ou
 Ambiguities and the option that settles each
 --------------------------------------------
 features : the paper has two nets: the LSTM reads fc6, or fc7 behind it.
-hidden : the released code has 256 units for RGB and flow; that the paper's text favours 1024 for flow is not verified.
+units : the released code has 256 units for RGB and flow; that the paper's text favours 1024 for flow is not verified.
 scores : the published test averages the softmax outputs of the steps, and here it is their logits; the other is
     ``volrec.networks.stacked_lstm.combine_steps(step_logits, "mean")``.
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
 Any `backbone`; the features are the mean over the plane of its maps (or the fully connected layers behind an adaptive
-pool); batch normalisation; any size from 16 x 16 in the plane; any number of slices. The weights of the LSTM start
-between -1 / sqrt(units) and 1 / sqrt(units), as torch's do, and the bias of its forget gate at 1, so that a long stack
-is remembered from the start. `readout` can be the last step or the largest value over the steps of every unit, and
-`bidirectional` reads the stack from both ends: a volume has no arrow of time, but the slices of all studies lie in one
-canonical order, so one direction is the default.
+pool); batch normalisation; any size from 16 x 16 in the plane, with a finer `stem_stride` for small canvases; any
+number of slices. The weights of the LSTM start between -1 / sqrt(units) and 1 / sqrt(units), as torch's do, and the
+bias of its forget gate at 1, so that a long stack is remembered from the start. Two LSTMs read the stack, one from each
+end (`bidirectional`): a video is known up to now only and runs one way, while a volume is there as a whole and has no
+arrow of time, so every step may know the slices on both sides. `readout` can be the last step or the largest value over
+the steps of every unit.
 """
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
 
-from volrec.networks.backbones import BACKBONES, PREFIXES, create_backbone
+from volrec.networks.backbones import STEM_STRIDE, backbone_option, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
-from volrec.networks.layers import NORMS, SingleBiasLSTM, scale_channels
+from volrec.networks.layers import NORMS, SingleBiasLSTM, init_lstm, scale_channels
 from volrec.networks.registry import register
 
 __all__ = ["LRCN"]
@@ -66,9 +64,8 @@ SPEC = NetworkSpec(
     slicewise=True,
     summary="A 2D network on each slice, an LSTM along the slices, the mean of the scores of every step.",
     options={
-        "backbone": Option(
-            str, "hybrid", "2D network that encodes a slice", choices=BACKBONES, prefixes=PREFIXES, paper="hybrid"
-        ),
+        "backbone": backbone_option("hybrid", paper="hybrid"),
+        "stem_stride": STEM_STRIDE,
         "features": Option(
             str,
             "pool",
@@ -77,8 +74,8 @@ SPEC = NetworkSpec(
             paper="fc6",
             free=("fc6", "fc7"),
         ),
-        "hidden": Option(int, 256, "units of the LSTM, times width", low=1, free=True),
-        "bidirectional": Option(bool, False, "a second LSTM reads the slices from the other end", paper=False),
+        "units": Option(int, 256, "units of the LSTM, times width", low=1, free=True),
+        "bidirectional": Option(bool, True, "a second LSTM reads the slices from the other end", paper=False),
         "readout": Option(
             str,
             "mean",
@@ -96,7 +93,7 @@ SPEC = NetworkSpec(
     },
     ambiguities=(
         "features: the paper has two nets, the LSTM on fc6 or on fc7.",
-        "hidden: the released code has 256 units; that the text favours 1024 for flow is not verified.",
+        "units: the released code has 256 units; that the text favours 1024 for flow is not verified.",
         "scores: softmax outputs of the steps are averaged at test, here logits.",
     ),
 )
@@ -114,7 +111,7 @@ class LRCN(SlicewiseNetwork):
         The paper's form: fixed slice size, the paper's initial weights.
     width : float
         Scale of all channel counts and of the units of the LSTM.
-    backbone, features, hidden, bidirectional, readout, norm, feature_dropout, dropout
+    backbone, stem_stride, features, units, bidirectional, readout, norm, feature_dropout, dropout
         The options of ``spec("lrcn")``.
     """
 
@@ -126,8 +123,9 @@ class LRCN(SlicewiseNetwork):
         faithful: bool,
         width: float,
         backbone: str,
+        stem_stride: int | None,
         features: str,
-        hidden: int,
+        units: int,
         bidirectional: bool,
         readout: str,
         norm: str,
@@ -142,6 +140,7 @@ class LRCN(SlicewiseNetwork):
             norm=norm,
             tail=features,
             dropout=feature_dropout,
+            stem_stride=stem_stride,
         )
         super().__init__(
             num_classes=num_classes,
@@ -153,9 +152,12 @@ class LRCN(SlicewiseNetwork):
         self.backbone = encoder
         # A fully connected tail has its own dropout after every layer.
         self.drop_features = nn.Dropout(feature_dropout if features == "pool" else 0.0)
-        units = scale_channels(hidden, width)
+        units = scale_channels(units, width)
         self.lstm1 = SingleBiasLSTM(encoder.num_features, units, bidirectional=bidirectional)
-        _init_lstm(self.lstm1, faithful=faithful)
+        if faithful:
+            init_lstm(self.lstm1, bound=0.01, forget_bias=0.0)
+        else:
+            init_lstm(self.lstm1)
         self.drop = nn.Dropout(dropout)
         self.num_features = units * (2 if bidirectional else 1)
         self.classifier = nn.Linear(self.num_features, num_classes)
@@ -186,16 +188,3 @@ class LRCN(SlicewiseNetwork):
         Unlike those of `slice_logits` they know the slices before (with ``bidirectional=True`` all slices).
         """
         return self.classifier(self.drop(self.lstm1(features)[0]))
-
-
-def _init_lstm(lstm: SingleBiasLSTM, *, faithful: bool) -> None:
-    """Draw the weights: between -.01 and .01 with biases of 0 as the paper; adapted, the forget gate starts open."""
-    units = lstm.hidden_size
-    bound = 0.01 if faithful else 1 / math.sqrt(units)
-    with torch.no_grad():
-        for name, parameter in lstm.named_parameters():
-            if name.startswith("weight"):
-                nn.init.uniform_(parameter, -bound, bound)
-            else:
-                parameter.zero_()
-                parameter[units : 2 * units] = 0.0 if faithful else 1.0

@@ -40,18 +40,19 @@ plane : whether the maps reach the fc layers with their positions ("keep"), as m
     over slices ("mean") or before ("mean-first"). AlexNet's fc layers read positions. GoogLeNet ends in a mean over
     the plane, and pooling over frames comes after it here (not verified); `time-conv` needs the maps and keeps them.
 hidden : the two fc layers are AlexNet's. Whether GoogLeNet gets them too is a variant: an empty list leaves them out.
-pooling : maximum; the mean is the variant that did worse in the paper.
+slice_pooling : maximum; the mean is the variant that did worse in the paper.
 window, window_stride : 10 and 5 are those of slow pooling and the time convolution; the windows of local pooling are
     not given, so the same are taken.
 dropout, initial weights : dropout is AlexNet's 0.5. The paper starts from ImageNet weights; without them He.
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
-Any plane from `smallest` up and any number of slices. Windows are short (4 slices, 2 apart) for stacks of 20 to 60;
-where the last one does not end with the stack, they hang over both ends alike and read the end slice again there. So
-every slice is read, no maximum changes, and a stack of one repeated slice scores as that slice. `local-pooling` shares
-its windows out to a fixed number of `towers`, each the maximum of its windows. The head is small: the mean over the
-plane after slices are pooled, and one fc layer of 256. Normalisation (of the backbone) and dropout are options.
+Any plane from `smallest` up (`stem_stride` 1 keeps the detail of small ones) and any number of slices. Windows are
+short (4 slices, 2 apart) for stacks of 20 to 60; where the last one does not end with the stack, they hang over both
+ends alike and read the end slice again there. So every slice is read, no maximum changes, and a stack of one repeated
+slice scores as that slice. `local-pooling` shares its windows out to a fixed number of `towers`, each the maximum of
+its windows. The head is small: the mean over the plane after slices are pooled, and one fc layer of 256. Normalisation
+(of the backbone) and dropout are options.
 """
 
 from __future__ import annotations
@@ -63,14 +64,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from volrec.errors import ConfigError
-from volrec.networks.backbones import BACKBONES, PREFIXES, create_backbone
+from volrec.networks.backbones import STEM_STRIDE, backbone_option, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import NORMS, ConvUnit, init_kaiming, scale_channels
 from volrec.networks.registry import register
 
 __all__ = [
-    "FRAME_SIZES",
+    "PAPERS_BACKBONES",
     "ConvPooling",
     "LatePooling",
     "LocalPooling",
@@ -82,10 +83,9 @@ __all__ = [
     "slice_windows",
 ]
 
-FRAME_SIZES = {"googlenet": 224, "alexnet": 220}
-"""Side in pixels of the frames that the paper's two backbones read."""
+PAPERS_BACKBONES = ("googlenet", "alexnet")
+"""The two of the paper: frames of 224 x 224 and of 220 x 220."""
 
-_GRIDS = {"alexnet": 6}  # side of the maps that the first fc layer reads; 7 for all other backbones
 _FRAMES = 30
 _HIDDEN = (4096, 4096)
 
@@ -103,9 +103,10 @@ def _plane(*choices: str) -> Option:
 
 
 _OPTIONS = {
-    "backbone": Option(str, "googlenet", "2D network of the slices", BACKBONES, PREFIXES, free=tuple(FRAME_SIZES)),
+    "backbone": backbone_option("googlenet", free=PAPERS_BACKBONES),
+    "stem_stride": STEM_STRIDE,
     "norm": Option(str, "batch", "normalisation in the backbone", NORMS, paper="none"),
-    "pooling": Option(str, "max", "pooling over slices and windows", ("max", "mean"), free=("max", "mean")),
+    "slice_pooling": Option(str, "max", "pooling over slices and windows", ("max", "mean"), free=("max", "mean")),
     "plane": _plane("mean", "mean-first", "keep"),
     "hidden": Option(tuple, (256,), "sizes of the fc layers", low=1, paper=_HIDDEN),
     "dropout": Option(
@@ -125,7 +126,7 @@ _FREE_WINDOWS = {name: replace(option, free=True) for name, option in _WINDOWS.i
 _TOWERS = Option(int, 4, "windows that the last layer keeps apart (None: as many as 30 slices have)", low=1, paper=None)
 
 _BACKBONE = "backbone: GoogLeNet reads frames of 224 x 224, AlexNet of 220 x 220."
-_MAXIMUM = "pooling: the paper found the maximum better than the mean."
+_MAXIMUM = "slice_pooling: the paper found the maximum better than the mean."
 _PLANE = "plane: AlexNet's fc layers read every position; that GoogLeNet's mean comes first is not verified."
 _FC = "hidden: two fc layers, which AlexNet has; an empty list is the variant for GoogLeNet without them."
 
@@ -226,35 +227,37 @@ class _PooledNetwork(SlicewiseNetwork):
         faithful: bool,
         width: float,
         backbone: str,
+        stem_stride: int | None,
         norm: str,
-        pooling: str,
+        slice_pooling: str,
         plane: str | None,
         hidden: tuple[int, ...],
         dropout: float,
     ) -> None:
         if len(hidden) < self.least_hidden:
             raise ConfigError(
-                f"hidden={list(hidden)} leaves {type(self).__name__} without the layer that sets it apart.",
+                f"hidden={list(hidden)} leaves {self.registry_name} without the layer that sets it apart.",
                 remedy="Give one size at least, such as hidden=[256], or choose conv-pooling.",
                 where="network.options.hidden",
                 code="network-option",
             )
-        encoder = create_backbone(backbone, in_channels=in_channels, faithful=faithful, width=width, norm=norm)
-        side = FRAME_SIZES.get(backbone)
+        encoder = create_backbone(
+            backbone, in_channels=in_channels, faithful=faithful, width=width, norm=norm, stem_stride=stem_stride
+        )
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
             smallest=(1, *encoder.smallest),
-            exact=(self.frames, side, side) if faithful else None,
+            exact=(self.frames, *encoder.frame_size) if faithful else None,
         )
         self.backbone = encoder
-        self.pooling = pooling
+        self.slice_pooling = slice_pooling
         if plane is None:
-            plane = "keep" if backbone == "alexnet" or self.conv_channels else "mean-first"
+            plane = "keep" if encoder.tails or self.conv_channels else "mean-first"
         self.plane = plane
-        self.grid = _GRIDS.get(backbone, 7)
+        self.grid = encoder.grid
         features = scale_channels(self.conv_channels, width) if self.conv_channels else encoder.num_maps
-        features *= self.grid**2 if plane == "keep" else 1
+        features *= self.grid[0] * self.grid[1] if plane == "keep" else 1
         self.fc = nn.ModuleList()
         for size in hidden:
             self.fc.append(nn.Linear(features, scale_channels(size, width)))
@@ -310,8 +313,9 @@ class _WindowedNetwork(_PooledNetwork):
         faithful: bool,
         width: float,
         backbone: str,
+        stem_stride: int | None,
         norm: str,
-        pooling: str,
+        slice_pooling: str,
         plane: str | None,
         window: int,
         window_stride: int,
@@ -331,8 +335,9 @@ class _WindowedNetwork(_PooledNetwork):
             faithful=faithful,
             width=width,
             backbone=backbone,
+            stem_stride=stem_stride,
             norm=norm,
-            pooling=pooling,
+            slice_pooling=slice_pooling,
             plane=plane,
             hidden=hidden,
             dropout=dropout,
@@ -352,7 +357,7 @@ class _WindowedNetwork(_PooledNetwork):
 
     def pool_windows(self, features: Tensor) -> Tensor:
         """Return each window pooled (B, n, ...) of slice features (B, T, ...)."""
-        return pool_axis(slice_windows(features, self.window, self.window_stride), self.pooling, -1)
+        return pool_axis(slice_windows(features, self.window, self.window_stride), self.slice_pooling, -1)
 
 
 @register(CONV_POOLING)
@@ -361,7 +366,7 @@ class ConvPooling(_PooledNetwork):
 
     def combine(self, features: Tensor) -> Tensor:
         """Return what enters the last layer (B, num_features) of slice features (B, T, ...)."""
-        return self.connect(self.flatten(pool_axis(features, self.pooling, 1)))
+        return self.connect(self.flatten(pool_axis(features, self.slice_pooling, 1)))
 
 
 @register(LATE_POOLING)
@@ -376,7 +381,7 @@ class LatePooling(_PooledNetwork):
 
     def combine(self, features: Tensor) -> Tensor:
         """Return what enters the last layer (B, num_features) of slice features (B, T, num_features)."""
-        return pool_axis(features, self.pooling, 1)
+        return pool_axis(features, self.slice_pooling, 1)
 
 
 @register(SLOW_POOLING)
@@ -388,7 +393,7 @@ class SlowPooling(_WindowedNetwork):
     def combine(self, features: Tensor) -> Tensor:
         """Return what enters the last layer (B, num_features) of slice features (B, T, ...)."""
         windows = self.connect(self.flatten(self.pool_windows(features)), last=1)
-        return self.connect(pool_axis(windows, self.pooling, 1), first=1)
+        return self.connect(pool_axis(windows, self.slice_pooling, 1), first=1)
 
 
 @register(LOCAL_POOLING)
@@ -406,8 +411,9 @@ class LocalPooling(_WindowedNetwork):
         faithful: bool,
         width: float,
         backbone: str,
+        stem_stride: int | None,
         norm: str,
-        pooling: str,
+        slice_pooling: str,
         plane: str | None,
         window: int,
         window_stride: int,
@@ -421,8 +427,9 @@ class LocalPooling(_WindowedNetwork):
             faithful=faithful,
             width=width,
             backbone=backbone,
+            stem_stride=stem_stride,
             norm=norm,
-            pooling=pooling,
+            slice_pooling=slice_pooling,
             plane=plane,
             window=window,
             window_stride=window_stride,
@@ -438,7 +445,7 @@ class LocalPooling(_WindowedNetwork):
         """Return what enters the last layer (B, num_features) of slice features (B, T, ...), window by window."""
         windows = self.connect(self.flatten(self.pool_windows(features)))
         if windows.shape[1] != self.towers:
-            share = F.adaptive_max_pool1d if self.pooling == "max" else F.adaptive_avg_pool1d
+            share = F.adaptive_max_pool1d if self.slice_pooling == "max" else F.adaptive_avg_pool1d
             windows = share(windows.transpose(1, 2), self.towers).transpose(1, 2)
         return windows.flatten(1)
 
@@ -453,4 +460,4 @@ class TimeConv(_WindowedNetwork):
         """Return what enters the last layer (B, num_features) of slice features (B, T, F, h, w)."""
         slices = hang_over(features, self.window, self.window_stride)
         windows = self.time_conv(slices.transpose(1, 2))
-        return self.connect(self.flatten(pool_axis(windows, self.pooling, 2)))
+        return self.connect(self.flatten(pool_axis(windows, self.slice_pooling, 2)))

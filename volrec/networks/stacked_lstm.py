@@ -7,7 +7,7 @@ Networks for Video Classification", CVPR 2015. The pooling networks of the paper
 block        operation                                                        out, T frames
 ===========  ===============================================================  ==============
 frames       GoogLeNet at 224 x 224 (or AlexNet up to fc7 at 220 x 220)       T x 1024 (4096)
-lstm         five layers of 512 cells                                         T x 512
+lstm         five layers of 512 units                                         T x 512
 classifier   512 -> K classes and softmax, at every frame                     T x K
 clip         sum over frames, with weights that rise linearly from 0 to 1     K
 ===========  ===============================================================  ==============
@@ -20,7 +20,7 @@ The loss of the paper is the cross entropy of every frame times the same weights
 
 Ambiguities and the option that settles each
 --------------------------------------------
-backbone, fc : GoogLeNet ends in its mean over the plane, AlexNet in fc7 (`fc`).
+backbone, features : GoogLeNet ends in its mean over the plane, AlexNet in fc7, and the LSTM reads that end.
 readout : how frames become one answer. "linear" is the paper's; "last", "max" and "mean" are the others that it tried.
     The paper weighs the softmax outputs of the frames; here the states before the last layer are weighed (divided by
     the sum of the weights), which gives the weighted mean of the frames' logits, or their states' maximum. The paper's
@@ -29,13 +29,14 @@ biases : one bias a gate, as the published equations of LSTM have it (torch.nn.L
 dropout : not known; none in the paper's form, any value can be set.
 weights : they rise from 0 to 1, read as t / T for t = 1 … T, so that the first slice counts as well.
 initial weights : the paper's frame network starts from ImageNet. Our choice for the rest: the LSTM from
-    U(-1/sqrt(cells), 1/sqrt(cells)), the last layer from a Gaussian of 1/sqrt(cells).
+    U(-1/sqrt(units), 1/sqrt(units)) with biases of 0, the last layer from a Gaussian of 1/sqrt(units).
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
-Any plane from `smallest` up, any number of slices, two layers of 256 cells. A volume has no end that comes last: the
-states are averaged, for with weights that rise the first slices would hardly count, and `bidirectional` reads the stack
-from both ends.
+Any plane from `smallest` up (`stem_stride` 1 keeps the detail of small ones), any number of slices, two layers of 256
+units whose forget gates start open (bias 1). A volume has no arrow of time and no end that comes last: the stack is
+read from both ends (`bidirectional`), so that every slice knows those on both sides, and the states are averaged, for
+with weights that rise the first slices would hardly count.
 """
 
 from __future__ import annotations
@@ -45,12 +46,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from volrec.networks.backbones import BACKBONES, PREFIXES, create_backbone
+from volrec.errors import ConfigError
+from volrec.networks.backbones import STEM_STRIDE, backbone_option, create_backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import NetworkSpec, Option
-from volrec.networks.layers import NORMS, SingleBiasLSTM, scale_channels
+from volrec.networks.layers import NORMS, SingleBiasLSTM, init_lstm, scale_channels
 from volrec.networks.registry import register
-from volrec.networks.short_snippets import FRAME_SIZES
+from volrec.networks.short_snippets import PAPERS_BACKBONES
 
 __all__ = ["StackedLSTM", "combine_steps", "linear_gain"]
 
@@ -67,14 +69,20 @@ SPEC = NetworkSpec(
     slicewise=True,
     summary="Stacked LSTM layers over slice features, with an answer at every slice.",
     options={
-        "backbone": Option(str, "googlenet", "2D network of the slices", BACKBONES, PREFIXES, free=tuple(FRAME_SIZES)),
+        "backbone": backbone_option("googlenet", free=PAPERS_BACKBONES),
+        "stem_stride": STEM_STRIDE,
         "norm": Option(str, "batch", "normalisation in the backbone", NORMS, paper="none"),
-        "fc": Option(
-            bool, False, "slice features from the backbone's own fully connected layers where it has some", paper=True
+        "features": Option(
+            str,
+            "pool",
+            "what the LSTM reads: the mean over the plane of the maps, or the backbone's last fully connected layer "
+            "(None: as the paper's backbone goes on)",
+            choices=("pool", "fc"),
+            paper=None,
         ),
         "layers": Option(int, 2, "LSTM layers", low=1, high=16, paper=5),
-        "hidden": Option(int, 256, "cells of an LSTM layer", low=1, paper=512),
-        "bidirectional": Option(bool, False, "read the stack from both ends"),
+        "units": Option(int, 256, "units of an LSTM layer, times width", low=1, paper=512),
+        "bidirectional": Option(bool, True, "a second LSTM reads the slices from the other end", paper=False),
         "readout": Option(
             str, "mean", "how the states of the slices become one", _READOUTS, paper="linear", free=_READOUTS
         ),
@@ -132,7 +140,7 @@ class StackedLSTM(SlicewiseNetwork):
         The paper's form: fixed frame size, any number of frames.
     width : float
         Scale of all channel counts.
-    backbone, norm, fc, layers, hidden, bidirectional, readout, dropout
+    backbone, stem_stride, norm, features, layers, units, bidirectional, readout, dropout
         The options of ``spec("stacked-lstm")``.
     """
 
@@ -144,10 +152,11 @@ class StackedLSTM(SlicewiseNetwork):
         faithful: bool,
         width: float,
         backbone: str,
+        stem_stride: int | None,
         norm: str,
-        fc: bool,
+        features: str | None,
         layers: int,
-        hidden: int,
+        units: int,
         bidirectional: bool,
         readout: str,
         dropout: float,
@@ -158,27 +167,35 @@ class StackedLSTM(SlicewiseNetwork):
             faithful=faithful,
             width=width,
             norm=norm,
-            tail=_last_layer(backbone) if fc else "pool",
+            tail="pool" if features == "pool" else "last",
             dropout=dropout,
+            stem_stride=stem_stride,
         )
-        side = FRAME_SIZES.get(backbone)
+        if features == "fc" and not encoder.tails:
+            raise ConfigError(
+                f"{backbone} has no fully connected layer, got features='fc'.",
+                remedy="Choose features='pool', or a backbone that has some: hybrid, alexnet, cnn-m-2048, vgg-16.",
+                where="network.options.features",
+                code="network-option",
+            )
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
             smallest=(1, *encoder.smallest),
-            exact=(None, side, side) if faithful else None,
+            exact=(None, *encoder.frame_size) if faithful else None,
         )
         self.backbone = encoder
         self.readout = readout
-        cells = scale_channels(hidden, width)
+        units = scale_channels(units, width)
         self.lstm = SingleBiasLSTM(
             encoder.num_features,
-            cells,
+            units,
             num_layers=layers,
             bidirectional=bidirectional,
             dropout=dropout if layers > 1 else 0.0,
         )
-        self.num_features = 2 * cells if bidirectional else cells
+        init_lstm(self.lstm, forget_bias=0.0 if faithful else 1.0)
+        self.num_features = 2 * units if bidirectional else units
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(self.num_features, num_classes)
         self.init_classifier(self.classifier)
@@ -209,6 +226,8 @@ class StackedLSTM(SlicewiseNetwork):
     def step_logits(self, features: Tensor) -> Tensor:
         """Return logits (B, T, num_classes) at every slice, each with the slices before it in memory.
 
+        With ``bidirectional=True`` all other slices are in memory.
+
         The paper's loss weighs the slices by `linear_gain`; `combine_steps` is its rule at test.
 
         Examples
@@ -236,10 +255,3 @@ def _read_out(steps: Tensor, readout: str) -> Tensor:
         return steps.mean(1)
     gain = linear_gain(steps.shape[1], device=steps.device, dtype=steps.dtype)
     return torch.einsum("t,btf->bf", gain / gain.sum(), steps)
-
-
-def _last_layer(backbone: str) -> str:
-    """Return the name of a backbone's last fully connected layer before its classes; "pool" where it has none."""
-    with torch.device("meta"):  # which layers a network has shows once it is built; there, that costs nothing
-        tails = create_backbone(backbone, in_channels=1).tails
-    return [*tails][-1] if tails else "pool"

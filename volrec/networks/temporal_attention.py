@@ -41,8 +41,8 @@ mask : the released code lets frames of padding keep weight in the softmax; here
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
-Normalised backbone of any name and size, an LSTM of 512 with forget gates that start open, attention through 256
-numbers.
+Normalised backbone of any name and size (`stem_stride` 1 keeps the detail of small canvases), an LSTM of 512 with
+forget gates that start open, attention through 256 numbers.
 
 Attention reads its slices as a set: only its state knows an order, that of the steps. What a round spot is (a nodule,
 or a vessel that runs through the stack) is told by the slices above and below, and no attention over single slices can
@@ -60,9 +60,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from volrec.networks.backbones import BACKBONES, PREFIXES, create_backbone
+from volrec.networks.backbones import PREFIXES, STEM_STRIDE, backbone_option, create_backbone
 from volrec.networks.backbones.contract import Backbone
-from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
+from volrec.networks.base import SequenceNetwork, SlicewiseNetwork, pass_as_block
 from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import (
     NORMS,
@@ -90,9 +90,8 @@ SPEC = NetworkSpec(
     slicewise=True,
     summary="2D features of every slice, read by an LSTM with soft attention over slices.",
     options={
-        "backbone": Option(
-            str, "googlenet", "2D network that encodes a slice", choices=BACKBONES, prefixes=PREFIXES, paper="googlenet"
-        ),
+        "backbone": backbone_option("googlenet", paper="googlenet"),
+        "stem_stride": STEM_STRIDE,
         "norm": Option(str, "batch", "normalisation in the backbone and the 3D encoder", choices=NORMS, paper="none"),
         "context": Option(
             str,
@@ -116,7 +115,7 @@ SPEC = NetworkSpec(
         ),
         "steps": Option(int, 3, "steps of the decoder, each with weights of its own", low=1, high=64, free=True),
         "gate": Option(bool, True, "a sigmoid of the state scales what attention gives", free=True),
-        "hidden": Option(int, 512, "units of the LSTM, times width", low=1, paper=3518),
+        "units": Option(int, 512, "units of the LSTM, times width", low=1, paper=3518),
         "attention_size": Option(
             int,
             256,
@@ -124,7 +123,7 @@ SPEC = NetworkSpec(
             low=0,
             paper=0,
         ),
-        "readout": Option(int, 256, "numbers that enter the last layer, times width", low=1, paper=468),
+        "readout_size": Option(int, 256, "numbers that enter the last layer, times width", low=1, paper=468),
         "dropout": Option(float, 0.5, "dropout on the gates of the LSTM, its state and the readout", low=0, high=0.95),
     },
     ambiguities=(
@@ -253,14 +252,11 @@ class TemporalAttention3d(_Attending):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return features (B, T, F) of clips (B, C, T, H, W): those of the backbone, then those of the 3D encoder."""
-        flat = x.transpose(1, 2).flatten(0, 1)
-        maps = self.backbone.forward_maps(flat).unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
-        maps = self.slice_maps(maps)
-        if maps.requires_grad and not torch.compiler.is_compiling():
-            # MONAI's Grad-CAM takes a view of this gradient, which the transposition would not allow.
-            maps.register_hook(torch.Tensor.contiguous)
-        single = self.backbone.forward_tail(maps.transpose(1, 2).flatten(0, 1))
-        return torch.cat([single.unflatten(0, (x.shape[0], x.shape[2])), self.encoder3d(x)], dim=2)
+        batch, _, slices = x.shape[:3]
+        maps = self.backbone.forward_maps(x.transpose(1, 2).flatten(0, 1))
+        maps = pass_as_block(maps, self.slice_maps, batch=batch, slices=slices)
+        single = self.backbone.forward_tail(maps).unflatten(0, (batch, slices))
+        return torch.cat([single, self.encoder3d(x)], dim=2)
 
 
 @register(SPEC)
@@ -271,15 +267,16 @@ def temporal_attention(
     faithful: bool,
     width: float,
     backbone: str,
+    stem_stride: int | None,
     norm: str,
     context: str,
     encoder3d: str,
     pool_time: bool,
     steps: int,
     gate: bool,
-    hidden: int,
+    units: int,
     attention_size: int,
-    readout: int,
+    readout_size: int,
     dropout: float,
 ) -> TemporalAttention | TemporalAttention3d:
     """Build the network: slicewise without a 3D encoder, not slicewise with one.
@@ -292,11 +289,21 @@ def temporal_attention(
         The paper's form: GoogLeNet for slices of 224 x 224, any number of them.
     width : float
         Scale of all channel counts.
-    backbone, norm, context, encoder3d, pool_time, steps, gate, hidden, attention_size, readout, dropout
+    backbone, stem_stride, norm, context, encoder3d, pool_time, steps, gate, units, attention_size, readout_size,
+    dropout
         The options of ``spec("temporal-attention")``.
     """
-    encoder = create_backbone(backbone, in_channels=in_channels, faithful=faithful, width=width, norm=norm)
-    exact = (None, *SPEC.default_clip[2:]) if faithful else None
+    # A 3D encoder takes the normalisation even where the backbone of another library cannot.
+    own = encoder3d != "none" and backbone.startswith(PREFIXES)
+    encoder = create_backbone(
+        backbone,
+        in_channels=in_channels,
+        faithful=faithful,
+        width=width,
+        norm="batch" if own else norm,
+        stem_stride=stem_stride,
+    )
+    exact = (None, *encoder.frame_size) if faithful else None
     features = encoder.num_features
     network: TemporalAttention | TemporalAttention3d
     if encoder3d == "none":
@@ -309,9 +316,9 @@ def temporal_attention(
         )
     decoder = AttentionDecoder(
         features,
-        hidden=scale_channels(hidden, width),
+        units=scale_channels(units, width),
         attention_size=scale_channels(attention_size, width) if attention_size else features,
-        readout=scale_channels(readout, width),
+        readout_size=scale_channels(readout_size, width),
         steps=steps,
         gate=gate,
         dropout=dropout,
@@ -326,7 +333,7 @@ class AttentionDecoder(nn.Module):
 
     Parameters
     ----------
-    features, hidden, attention_size, readout : int
+    features, units, attention_size, readout_size : int
         Lengths of a slice feature, of the state, of the space of the attention, and of the readout.
     steps : int
         Number of steps.
@@ -342,9 +349,9 @@ class AttentionDecoder(nn.Module):
         self,
         features: int,
         *,
-        hidden: int,
+        units: int,
         attention_size: int,
-        readout: int,
+        readout_size: int,
         steps: int,
         gate: bool,
         dropout: float,
@@ -352,12 +359,12 @@ class AttentionDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.steps = steps
-        self.hidden = hidden
-        self.num_features = readout
-        self.start = nn.Linear(features, 2 * hidden)
-        self.attend = SoftAttention(features, hidden, attention_size, gate=gate)
-        self.gates = nn.Linear(features + hidden, 4 * hidden)
-        self.readout = nn.Linear(hidden + features, readout)
+        self.units = units
+        self.num_features = readout_size
+        self.start = nn.Linear(features, 2 * units)
+        self.attend = SoftAttention(features, units, attention_size, gate=gate)
+        self.gates = nn.Linear(features + units, 4 * units)
+        self.readout = nn.Linear(units + features, readout_size)
         self.dropout = nn.Dropout(dropout)
         self._init_weights(faithful)
 
@@ -374,7 +381,7 @@ class AttentionDecoder(nn.Module):
         return torch.stack(readouts).mean(0), torch.stack(weights, dim=1)
 
     def first_state(self, features: Tensor, *, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return h_0 and c_0 (B, hidden), from the mean of the features that are not masked."""
+        """Return h_0 and c_0 (B, units), from the mean of the features that are not masked."""
         if mask is None:
             mean = features.mean(1)
         else:
@@ -384,9 +391,9 @@ class AttentionDecoder(nn.Module):
         return state, memory
 
     def step(self, context: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the next state and memory (B, hidden) after a context (B, F)."""
+        """Return the next state and memory (B, units) after a context (B, F)."""
         sums = self.gates(torch.cat([context, state], dim=1))
-        sigmoids, new = sums.split((3 * self.hidden, self.hidden), dim=1)
+        sigmoids, new = sums.split((3 * self.units, self.units), dim=1)
         enter, keep, show = torch.sigmoid(self.dropout(sigmoids)).chunk(3, dim=1)
         memory = keep * memory + enter * torch.tanh(new)
         return show * torch.tanh(memory), memory
@@ -401,10 +408,10 @@ class AttentionDecoder(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         with torch.no_grad():
-            for block in self.gates.weight[:, -self.hidden :].split(self.hidden):
+            for block in self.gates.weight[:, -self.units :].split(self.units):
                 nn.init.orthogonal_(block)
             if not faithful:
-                self.gates.bias[self.hidden : 2 * self.hidden] = 1.0
+                self.gates.bias[self.units : 2 * self.units] = 1.0
 
 
 class SliceContext(nn.Module):

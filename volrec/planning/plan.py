@@ -113,9 +113,7 @@ def make_plan(
     # What the network sees of a study: the canvas, cut to a clip.
     longest = int(sampling.get("clip_length", SamplingConfig().clip_length))
     clip = (min(int(canvas[0] or facts.size[0].median), longest), *canvas[1:])
-    network = settle(
-        "network", lambda: _network(facts, canvas, clip, spacing, fixed.get("network.name", "c3d"), reasons)
-    )
+    network = settle("network", lambda: _network(facts, canvas, clip, spacing, fixed, reasons))
     settle("augment", lambda: _augment(facts, canvas, reasons))
     channels = len(values["intensity"].get("windows") or ()) or 1
     optim = settle("optim", lambda: _optim(facts, clip, channels, network, reasons))
@@ -193,18 +191,20 @@ def _network(
     canvas: Sequence[int | None],
     clip: Sequence[int | None],
     spacing: Sequence[float | None],
-    name: str,
+    fixed: Mapping[str, Any],
     reasons: dict[str, str],
 ) -> dict[str, Any]:
+    name = fixed.get("network.name", "c3d")
+    backbone = str(fixed.get("network.options.backbone", ""))
     width = 0.125 if facts.studies < 1_000 else 0.25 if facts.studies < 10_000 else 0.5
     if facts.device == "cpu":
         width = min(width, 0.25)
     reasons["network.width"] = f"{facts.studies} studies on a {facts.device}: narrow overfits less and trains sooner"
     if name != "c3d":
-        return {"name": name, "width": width, "options": _strides(facts, clip, spacing, name, reasons)}
+        return {"name": name, "width": width, "options": _strides(facts, clip, spacing, name, backbone, reasons)}
     if not _organ_crop(facts) or None in canvas:
         reasons["network.name"] = "the plainest 3D network of the zoo; `volrec models` lists the others"
-        options = {"dropout": 0.3, **_strides(facts, clip, spacing, name, reasons)}
+        options = {"dropout": 0.3, **_strides(facts, clip, spacing, name, backbone, reasons)}
         return {"name": name, "width": width, "options": options}
     # Measured on 213 hippocampus crops (configs/hippocampus-large.yaml): deep stages and global pooling overfit there.
     reasons["network.name"] = "crops around one organ lie alike: one stage, and a head with weights for every position"
@@ -220,22 +220,25 @@ def _strides(
     clip: Sequence[int | None],
     spacing: Sequence[float | None],
     name: str,
+    backbone: str,
     reasons: dict[str, str],
 ) -> dict[str, Any]:
     """Spare the slices of thick or short stacks, and the detail of small slices, where the network can.
 
     Slices are merged only where they lie closer than twice the pixels of that stage (as nnU-Net pools), and only while
-    at least `FEWEST_SLICES` of a clip are left.
+    at least `FEWEST_SLICES` of a clip are left. A `backbone` of another library has a stem of its own.
     """
     from volrec.networks import spec
+    from volrec.networks.backbones import PREFIXES
 
     network = spec(name)
     options: dict[str, Any] = {}
     why: list[str] = []
     spared = 1  # what the stem would have merged in the plane
-    if "stem_stride" in network.options and min(clip[axis] or SMALL_SLICE for axis in (1, 2)) < SMALL_SLICE:
+    has_stem = "stem_stride" in network.options and not backbone.startswith(PREFIXES)
+    if has_stem and min(clip[axis] or SMALL_SLICE for axis in (1, 2)) < SMALL_SLICE:
         options["stem_stride"] = 1
-        spared = int(network.options["stem_stride"].default)
+        spared = int(network.options["stem_stride"].default or 1)
         why.append(f"slices under {SMALL_SLICE} pixels keep their detail")
     between, pixel = (spacing[axis] or facts.spacing[axis].median for axis in (0, 2))
     slices = float(clip[0] or facts.size[0].median)

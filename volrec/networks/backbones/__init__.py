@@ -7,15 +7,15 @@ MONAI, after ``timm:`` among those of timm (an extra).
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from volrec.errors import ConfigError
-from volrec.networks.facts import suggest
+from volrec.networks.facts import PAPER, Option, suggest
 
 if TYPE_CHECKING:
     from volrec.networks.backbones.contract import Backbone
 
-__all__ = ["BACKBONES", "PREFIXES", "create_backbone"]
+__all__ = ["BACKBONES", "PREFIXES", "STEM_STRIDE", "backbone_option", "create_backbone"]
 
 # Name -> (file of this folder, class).
 _HOME = {
@@ -29,6 +29,29 @@ _HOME = {
 }
 BACKBONES = tuple(_HOME)
 PREFIXES = ("monai:", "timm:")
+STEM_STRIDE = Option(
+    int,
+    None,
+    "stride in the plane of the first layer of the backbone that has one; 1 keeps the detail of small canvases "
+    "(None: the paper's, 2, or 4 for alexnet)",
+    low=1,
+    high=4,
+)
+"""The option of every network that has one of these backbones."""
+
+
+def backbone_option(default: str, *, paper: Any = PAPER, free: tuple[str, ...] = ()) -> Option:
+    """Return the option that chooses the backbone of a network; see `Option` for `paper` and `free`."""
+    return Option(
+        str,
+        default,
+        "2D network that encodes a slice; those of monai: and timm: stay as they are: width and norm do not reach them",
+        choices=BACKBONES,
+        prefixes=PREFIXES,
+        paper=paper,
+        free=free,
+        hint=_hint,
+    )
 
 
 def create_backbone(
@@ -40,6 +63,7 @@ def create_backbone(
     norm: str = "batch",
     tail: str = "pool",
     dropout: float = 0.0,
+    stem_stride: int | None = None,
 ) -> Backbone:
     """Build a 2D network by name.
 
@@ -55,27 +79,78 @@ def create_backbone(
         Scale of all channel counts (networks of MONAI and timm stay as they are).
     norm : {"none", "batch", "instance", "group"}
         Normalisation after every convolution where the paper has none or batch normalisation; not used when `faithful`.
-    tail : {"pool", "fc6", "fc7"}
-        What turns maps into features: the mean over the plane, or the paper's fully connected layers up to that one.
+        Networks of MONAI and timm have their own, and only the default is accepted.
+    tail : {"pool", "fc6", "fc7", "last"}
+        What turns maps into features: the mean over the plane, or the paper's fully connected layers up to that one;
+        "last": as the paper's network ends, with its last fully connected layer or else the mean.
     dropout : float
         After each fully connected layer of the tail.
+    stem_stride : int, optional
+        Stride in the plane of the first layer that has one, from 1 to the paper's; None: the paper's. A finer one
+        keeps the detail of small slices.
 
     Raises
     ------
     ConfigError
-        For an unknown name or a tail that the network does not have.
+        For an unknown name, or a tail, stride or normalisation that the network cannot have.
     """
     if name.startswith(PREFIXES):
+        if norm != "batch":
+            raise ConfigError(
+                f"{name} has normalisation of its own, got norm={norm!r}.",
+                remedy="Leave it out, or choose a paper's network.",
+                where="network.options.norm",
+                code="network-option",
+            )
+        if stem_stride is not None:
+            raise _no_stride(
+                f"{name} has a stem of its own, got stem_stride={stem_stride}.", "choose a paper's network"
+            )
         from volrec.networks.backbones.foreign import foreign_backbone
 
         return foreign_backbone(name, in_channels=in_channels, tail=tail)
     if name not in _HOME:
         raise ConfigError(
             f"there is no backbone {name!r}.",
-            remedy=f"{suggest(name, BACKBONES)}Known: {', '.join(BACKBONES)}, monai:NAME, timm:NAME.",
+            remedy=f"{_hint(name)}Known: {', '.join(BACKBONES)}, monai:NAME, timm:NAME.",
             where="network.options.backbone",
             code="backbone",
         )
     file, kind = _HOME[name]
     make = getattr(import_module(f"{__name__}.{file}"), kind)
-    return make(in_channels=in_channels, faithful=faithful, width=width, norm=norm, tail=tail, dropout=dropout)
+    if stem_stride is not None and not 1 <= stem_stride <= make.stem_stride:
+        raise _no_stride(
+            f"the stem of {name} has stride {make.stem_stride}, got stem_stride={stem_stride}.",
+            f"choose one from 1 to {make.stem_stride}",
+        )
+    if faithful and stem_stride not in (None, make.stem_stride):
+        raise _no_stride(f"the paper's {name} has no stem_stride={stem_stride}.", "set faithful=False")
+    return make(
+        in_channels=in_channels,
+        faithful=faithful,
+        width=width,
+        norm=norm,
+        tail=tail,
+        dropout=dropout,
+        stem_stride=stem_stride,
+    )
+
+
+def _hint(name: str) -> str:
+    """Return "Did you mean 'x'? " for a network of MONAI without its prefix, else for the nearest name here."""
+    from volrec.networks.backbones.foreign import monai_names
+
+    whole = f"monai:{name}"
+    same = [known for known in monai_names() if known.casefold() == whole.casefold()]
+    if same:
+        return f"Did you mean {(whole if whole in same else same[0])!r}? "
+    return suggest(name, BACKBONES)
+
+
+def _no_stride(problem: str, remedy: str) -> ConfigError:
+    return ConfigError(
+        problem,
+        remedy=f"Leave it out, or {remedy}.",
+        where="network.options.stem_stride",
+        code="network-option",
+    )

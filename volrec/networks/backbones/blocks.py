@@ -57,13 +57,14 @@ def stack_stages(
     faithful: bool,
     width: float,
     norm: str,
+    stem_stride: int,
     response: Callable[[], CrossChannelNorm],
 ) -> tuple[nn.Sequential, int]:
     """Return layers conv1, pool1, norm1, conv2 … in the order of the paper, and their last channel count.
 
     Adapted networks pad every convolution by half its kernel and pool so that any size is halved, rounding up; with a
     `norm` after every convolution the local response normalisation is left out. Channels stay in groups where both
-    counts can be divided.
+    counts can be divided. `stem_stride` is the stride of conv1.
     """
     trunk = nn.Sequential()
     channels = in_channels
@@ -73,7 +74,7 @@ def stack_stages(
             channels,
             out,
             kernel_size=stage.kernel,
-            stride=stage.stride,
+            stride=stem_stride if number == 1 else stage.stride,
             padding=stage.padding if faithful else stage.kernel // 2,
             groups=math.gcd(stage.groups, channels, out),
             dims=2,

@@ -74,45 +74,56 @@ class BNInception(Backbone):
 
     Parameters
     ----------
-    in_channels, faithful, width, norm, tail, dropout
+    in_channels, faithful, width, norm, tail, dropout, stem_stride
         As for `volrec.networks.backbones.create_backbone`; ``"pool"`` is the only tail.
     """
 
-    def __init__(self, *, in_channels: int, faithful: bool, width: float, norm: str, tail: str, dropout: float) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        faithful: bool,
+        width: float,
+        norm: str,
+        tail: str,
+        dropout: float,
+        stem_stride: int | None = None,
+    ) -> None:
         super().__init__()
+        stride = stem_stride or self.stem_stride
         norm = "batch" if faithful else norm
         bias = True if faithful else None
         # 33 positions leave the last blocks two, which instance statistics need.
-        self.smallest = (33, 33) if norm == "instance" else (16, 16)
+        self.smallest = self.least(33 if norm == "instance" else 16, stride)
         trunk = nn.Sequential()
         channels = in_channels
-        stem = (Unit("conv1_7x7_s2", 64, 7, 2), Unit("conv2_3x3_reduce", 64), Unit("conv2_3x3", 192, 3))
+        stem = (Unit("conv1_7x7_s2", 64, 7, stride), Unit("conv2_3x3_reduce", 64), Unit("conv2_3x3", 192, 3))
         for unit in stem:
             trunk.add_module(unit.name, unit.build(channels, width=width, norm=norm, bias=bias))
             channels = scale_channels(unit.channels, width)
             if unit.kernel > 1:
                 trunk.add_module(f"pool{unit.name[4]}_3x3_s2", SameMaxPool2d())
         for name, block in _BLOCKS.items():
-            stride = 1 if block.one else 2
+            step = 1 if block.one else 2
             branches = [
-                [Unit("3x3_reduce", block.three[0]), Unit("3x3", block.three[1], 3, stride)],
+                [Unit("3x3_reduce", block.three[0]), Unit("3x3", block.three[1], 3, step)],
                 [
                     Unit("double_3x3_reduce", block.double[0]),
                     Unit("double_3x3_1", block.double[1], 3),
-                    Unit("double_3x3_2", block.double[1], 3, stride),
+                    Unit("double_3x3_2", block.double[1], 3, step),
                 ],
                 [],
             ]
             if block.one:
                 branches.insert(0, [Unit("1x1", block.one)])
                 branches[-1].append(Unit("pool_proj", block.projection))
-            pool = SameMaxPool2d() if stride == 2 else {"mean": nn.AvgPool2d, "max": nn.MaxPool2d}[block.pool](3, 1, 1)
+            pool = SameMaxPool2d() if step == 2 else {"mean": nn.AvgPool2d, "max": nn.MaxPool2d}[block.pool](3, 1, 1)
             layer = Inception(channels, branches, pool, width=width, norm=norm, bias=bias)
             trunk.add_module(f"inception_{name}", layer)
             channels = layer.out_channels
         self.trunk = trunk
         self.num_maps = channels
-        self.add_tail(tail, grid=(7, 7), faithful=faithful, width=width, dropout=dropout, name="bn-inception")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="bn-inception")
         init_kaiming(self)
         if faithful:
             for conv in self.modules():

@@ -52,13 +52,14 @@ class CNNM2048(Backbone):
 
     Parameters
     ----------
-    in_channels, faithful, width, norm, tail, dropout
+    in_channels, faithful, width, norm, tail, dropout, stem_stride
         As for `volrec.networks.backbones.create_backbone`.
     norm2 : bool
         Response normalisation after conv2; the temporal tower has none.
     """
 
     tails: ClassVar[dict[str, int]] = {"fc6": 4096, "fc7": 2048}
+    grid: ClassVar[tuple[int, int]] = (6, 6)
 
     def __init__(
         self,
@@ -69,17 +70,18 @@ class CNNM2048(Backbone):
         norm: str,
         tail: str,
         dropout: float,
+        stem_stride: int | None = None,
         norm2: bool = True,
     ) -> None:
         super().__init__()
+        stride = stem_stride or self.stem_stride
         norm = "none" if faithful else norm
         if faithful:
             # conv5 must leave the last pool two positions.
             self.smallest = (41, 41)
         else:
             # conv3 to conv5 see a sixteenth of the size; instance statistics need more than one position.
-            self.smallest = (32, 32) if norm == "instance" else (16, 16)
-        self.exact = (224, 224) if faithful and tail != "pool" else None
+            self.smallest = self.least(32 if norm == "instance" else 16, stride)
         first, second, *others = _STAGES
         self.trunk, self.num_maps = stack_stages(
             [first, second if norm2 else second._replace(response=""), *others],
@@ -87,9 +89,10 @@ class CNNM2048(Backbone):
             faithful=faithful,
             width=width,
             norm=norm,
+            stem_stride=stride,
             response=partial(CrossChannelNorm, 5, alpha=1e-4, beta=0.75, k=2, mean=False),
         )
-        self.add_tail(tail, grid=(6, 6), faithful=faithful, width=width, dropout=dropout, name="cnn-m-2048")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="cnn-m-2048")
         if faithful:
             init_gaussian(self, std=0.01, bias=0.0)
         else:

@@ -23,38 +23,51 @@ class Backbone(nn.Module):
         Slices to maps, up to and with the paper's last pool before fully connected layers or global pooling.
     tails : dict
         Class attribute: the fully connected layers the paper has, name to size (``{"fc6": 4096, "fc7": 4096}``).
+    stem_stride : int
+        Class attribute: the paper's stride in the plane of the first layer that has one (conv1, or pool1 of VGG-16).
+    frame_size : tuple of int
+        Class attribute: the paper's slice size (H, W).
+    grid : tuple of int
+        Class attribute: size (h, w) of the maps of such slices, which the first fully connected layer reads. Adapted
+        networks are pooled to it before, which changes nothing at the paper's size.
     smallest : tuple of int
         Smallest (H, W).
     exact : tuple of int, optional
-        The only (H, W), with ``faithful=True`` and fully connected layers.
+        The only (H, W): `frame_size`, with ``faithful=True`` and fully connected layers.
     num_maps, num_features : int
         Channels of the maps; length of the features.
     """
 
     tails: ClassVar[dict[str, int]] = {}
+    stem_stride: ClassVar[int] = 2
+    frame_size: ClassVar[tuple[int, int]] = (224, 224)
+    grid: ClassVar[tuple[int, int]] = (7, 7)
     trunk: nn.Module
     smallest: tuple[int, int]
     exact: tuple[int, int] | None = None
     num_maps: int
     num_features: int
 
-    def add_tail(
-        self, tail: str, *, grid: tuple[int, int], faithful: bool, width: float, dropout: float, name: str
-    ) -> None:
+    def least(self, side: int, stem_stride: int) -> tuple[int, int]:
+        """Return the smallest (H, W) of a network that needs `side` with the paper's stem: less with a finer one."""
+        side = max(16, -(-side * stem_stride // self.stem_stride))
+        return side, side
+
+    def add_tail(self, tail: str, *, faithful: bool, width: float, dropout: float, name: str) -> None:
         """Add what turns maps into features.
 
         Parameters
         ----------
         tail : str
-            ``"pool"`` or a name of `tails`: the layers up to that one.
-        grid : tuple of int
-            Size (h, w) of the maps at the paper's slice size, which the first fully connected layer reads. Adapted
-            networks are pooled to it, which changes nothing at the paper's size.
+            ``"pool"``, a name of `tails` (the layers up to that one), or ``"last"``: as the paper's network ends, the
+            last of `tails` or else the pool.
         faithful, width, dropout
             As for `create_backbone`.
         name : str
             Of the network, for the message.
         """
+        if tail == "last":
+            tail = [*self.tails][-1] if self.tails else "pool"
         if tail == "pool":
             self.tail: nn.Module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
             self.num_features = self.num_maps
@@ -66,9 +79,10 @@ class Backbone(nn.Module):
                 where="network.options.backbone",
                 code="backbone",
             )
-        layers: dict[str, nn.Module] = {} if faithful else {"pool": nn.AdaptiveAvgPool2d(grid)}
+        self.exact = self.frame_size if faithful else None
+        layers: dict[str, nn.Module] = {} if faithful else {"pool": nn.AdaptiveAvgPool2d(self.grid)}
         layers["flatten"] = nn.Flatten()
-        features = self.num_maps * grid[0] * grid[1]
+        features = self.num_maps * self.grid[0] * self.grid[1]
         for layer, size in self.tails.items():
             out = scale_channels(size, width)
             layers |= {

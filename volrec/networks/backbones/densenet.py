@@ -44,18 +44,29 @@ class DenseNet121(Backbone):
 
     Parameters
     ----------
-    in_channels, faithful, width, norm, tail, dropout
+    in_channels, faithful, width, norm, tail, dropout, stem_stride
         As for `volrec.networks.backbones.create_backbone`; ``"pool"`` is the only tail.
     """
 
-    def __init__(self, *, in_channels: int, faithful: bool, width: float, norm: str, tail: str, dropout: float) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        faithful: bool,
+        width: float,
+        norm: str,
+        tail: str,
+        dropout: float,
+        stem_stride: int | None = None,
+    ) -> None:
         super().__init__()
+        stride = stem_stride or self.stem_stride
         norm = "batch" if faithful else norm
         # 33 positions leave the last block two, which instance statistics need.
-        self.smallest = (33, 33) if norm == "instance" else (16, 16)
+        self.smallest = self.least(33 if norm == "instance" else 16, stride)
         channels = scale_channels(_FIRST, width)
         trunk = nn.Sequential()
-        trunk.add_module("conv0", nn.Conv2d(in_channels, channels, 7, 2, 3, bias=norm == "none"))
+        trunk.add_module("conv0", nn.Conv2d(in_channels, channels, 7, stride, 3, bias=norm == "none"))
         trunk.add_module("norm0", norm_layer(norm, channels, dims=2))
         trunk.add_module("relu0", nn.ReLU(inplace=True))
         trunk.add_module("pool0", nn.MaxPool2d(3, 2, 1))
@@ -74,7 +85,7 @@ class DenseNet121(Backbone):
         trunk.add_module("relu5", nn.ReLU(inplace=True))
         self.trunk = trunk
         self.num_maps = channels
-        self.add_tail(tail, grid=(7, 7), faithful=faithful, width=width, dropout=dropout, name="densenet-121")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="densenet-121")
         init_kaiming(self)
 
 

@@ -2,7 +2,8 @@
 
 ``monai:NAME`` names a class or a builder of ``monai.networks.nets`` that needs no arguments but the number of axes and
 of channels (``monai:DenseNet121``, ``monai:resnet18``, ``monai:SEResNet50``), or ``monai:efficientnet-b0`` to
-``-b8``. Nothing else can be reached by a name. ``timm:NAME`` names a network of timm, which is imported only then.
+``-b8`` and ``-l2``. Nothing else can be reached by a name. ``timm:NAME`` names a network of timm, which is imported
+only then.
 
 What a network gives is found by running it once on the meta device, where nothing is computed:
 
@@ -37,11 +38,18 @@ from volrec.errors import ConfigError
 from volrec.networks.backbones.contract import Backbone
 from volrec.networks.facts import suggest
 
-__all__ = ["foreign_backbone"]
+__all__ = ["foreign_backbone", "monai_names"]
 
 # Maps of a network that has no features of its own, but as many output channels as it is asked for.
 _OUTPUTS = 64
 _MULTIPLE = 32
+# The library has several words for the same thing.
+_CHANNELS = ("in_channels", "n_input_channels")
+_CLASSES = ("out_channels", "num_classes")
+_GIVEN = ("spatial_dims", "pretrained", *_CHANNELS, *_CLASSES)
+_ALTERNATIVE = (
+    "Choose a 2D network that needs only the number of channels, such as monai:DenseNet121 or monai:resnet18."
+)
 # What libraries raise for arguments, axes or sizes that do not fit (MONAI's OptionalImportError is an ImportError).
 _FAULTS = (
     AttributeError,
@@ -66,17 +74,22 @@ def foreign_backbone(name: str, *, in_channels: int, tail: str) -> Backbone:
     in_channels : int
         Channels of a slice.
     tail : str
-        ``"pool"``: these networks have no fc6 or fc7.
+        ``"pool"`` or ``"last"``, which is the same: these networks have no fc6 or fc7.
 
     Raises
     ------
     ConfigError
         For an unknown name (with the nearest), a network that cannot be built or run in 2D, or timm missing.
     """
-    if tail != "pool":
+    if tail not in ("pool", "last"):
         raise _refusal(f"{name} has no {tail}.", "Choose pool, or a paper's network (hybrid, vgg-16).")
     library, _, inner = name.partition(":")
     return {"monai": _MonaiBackbone, "timm": _TimmBackbone}[library](inner, in_channels)
+
+
+def monai_names() -> list[str]:
+    """Return every ``monai:NAME`` that can be tried (some need arguments that cannot be given, or are not in 2D)."""
+    return [f"monai:{name}" for name in _makers()]
 
 
 class _MonaiBackbone(Backbone):
@@ -287,14 +300,26 @@ def _build(name: str, in_channels: int) -> nn.Module:
         )
     maker, given = makers[name]
     signature = inspect.signature(maker).parameters.values()
+    further = [
+        parameter.name
+        for parameter in signature
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and parameter.name not in {*_GIVEN, *given}
+    ]
+    if further:
+        raise _refusal(
+            f"monai:{name} needs further arguments that cannot be given here: {', '.join(further)}.",
+            _ALTERNATIVE,
+        )
     named = {parameter.name for parameter in signature if parameter.kind is not parameter.VAR_KEYWORD}
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature)
     fixed = {**given, **{key: value for key, value in (("spatial_dims", 2), ("pretrained", False)) if key in named}}
     if passes_on:
         fixed["spatial_dims"] = 2
     fault: Exception | None = None
-    # The library has several words for the same thing, and builders that pass on what they do not name.
-    for channels, outputs in product(("in_channels", "n_input_channels"), ("out_channels", "num_classes", "")):
+    # Builders pass on what they do not name.
+    for channels, outputs in product(_CHANNELS, (*_CLASSES, "")):
         arguments = {**fixed, channels: in_channels, **({outputs: _OUTPUTS} if outputs else {})}
         if not passes_on and not named.issuperset(arguments):
             continue
@@ -344,7 +369,7 @@ def _unusable(name: str, fault: Exception) -> ConfigError:
     reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(".")
     return _refusal(
         f"{name} cannot encode slices of any size: {reason}.",
-        "Choose a 2D network that needs only the number of channels, such as monai:DenseNet121 or monai:resnet18.",
+        _ALTERNATIVE,
     )
 
 

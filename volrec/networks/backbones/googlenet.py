@@ -63,17 +63,28 @@ class GoogLeNet(Backbone):
 
     Parameters
     ----------
-    in_channels, faithful, width, norm, tail, dropout
+    in_channels, faithful, width, norm, tail, dropout, stem_stride
         As for `volrec.networks.backbones.create_backbone`; ``"pool"`` is the only tail.
     """
 
-    def __init__(self, *, in_channels: int, faithful: bool, width: float, norm: str, tail: str, dropout: float) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        faithful: bool,
+        width: float,
+        norm: str,
+        tail: str,
+        dropout: float,
+        stem_stride: int | None = None,
+    ) -> None:
         super().__init__()
+        stride = stem_stride or self.stem_stride
         norm = "none" if faithful else norm
         # 33 positions leave the last blocks two, which instance statistics need.
-        self.smallest = (33, 33) if norm == "instance" else (16, 16)
+        self.smallest = self.least(33 if norm == "instance" else 16, stride)
         stem = (
-            Unit("conv1_7x7_s2", 64, 7, 2),
+            Unit("conv1_7x7_s2", 64, 7, stride),
             Unit("conv2_3x3_reduce", 64),
             Unit("conv2_3x3", 192, 3),
         )
@@ -106,5 +117,5 @@ class GoogLeNet(Backbone):
             trunk.add_module(name, layer)
         self.trunk = trunk
         self.num_maps = channels
-        self.add_tail(tail, grid=(7, 7), faithful=faithful, width=width, dropout=dropout, name="googlenet")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="googlenet")
         init_kaiming(self)

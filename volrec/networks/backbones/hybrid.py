@@ -51,31 +51,44 @@ class Hybrid(Backbone):
 
     Parameters
     ----------
-    in_channels, faithful, width, norm, tail, dropout
+    in_channels, faithful, width, norm, tail, dropout, stem_stride
         As for `volrec.networks.backbones.create_backbone`.
     """
 
     tails: ClassVar[dict[str, int]] = {"fc6": 4096, "fc7": 4096}
+    frame_size: ClassVar[tuple[int, int]] = (227, 227)
+    grid: ClassVar[tuple[int, int]] = (6, 6)
 
-    def __init__(self, *, in_channels: int, faithful: bool, width: float, norm: str, tail: str, dropout: float) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        faithful: bool,
+        width: float,
+        norm: str,
+        tail: str,
+        dropout: float,
+        stem_stride: int | None = None,
+    ) -> None:
         super().__init__()
+        stride = stem_stride or self.stem_stride
         norm = "none" if faithful else norm
         if faithful:
             # conv5 must leave the last pool two positions.
             self.smallest = (49, 49)
         else:
             # conv3 to conv5 see a sixteenth of the size; instance statistics need more than one position.
-            self.smallest = (32, 32) if norm == "instance" else (16, 16)
-        self.exact = (227, 227) if faithful and tail != "pool" else None
+            self.smallest = self.least(32 if norm == "instance" else 16, stride)
         self.trunk, self.num_maps = stack_stages(
             _STAGES,
             in_channels,
             faithful=faithful,
             width=width,
             norm=norm,
+            stem_stride=stride,
             response=partial(CrossChannelNorm, 5, alpha=1e-4, beta=0.75, k=1, mean=True),
         )
-        self.add_tail(tail, grid=(6, 6), faithful=faithful, width=width, dropout=dropout, name="hybrid")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="hybrid")
         if faithful:
             init_gaussian(self, std=0.01, bias=0.1)
         else:

@@ -15,7 +15,8 @@ fc7      4096 -> 4096, dropout   4096
 =======  ======================  ===============
 
 Every convolution and fully connected layer is followed by a ReLU. With a last layer of 101 classes 134.7 M parameters
-and 15.5 GMAC a slice. Adapted: normalisation after every convolution, pools that round up, any size.
+and 15.5 GMAC a slice. Adapted: normalisation after every convolution, pools that round up, any size. No convolution has
+a stride: `stem_stride` is that of pool1, whose windows stay side by side (1 takes it out).
 """
 
 from __future__ import annotations
@@ -37,18 +38,28 @@ class VGG16(Backbone):
 
     Parameters
     ----------
-    in_channels, faithful, width, norm, tail, dropout
+    in_channels, faithful, width, norm, tail, dropout, stem_stride
         As for `volrec.networks.backbones.create_backbone`.
     """
 
     tails: ClassVar[dict[str, int]] = {"fc6": 4096, "fc7": 4096}
 
-    def __init__(self, *, in_channels: int, faithful: bool, width: float, norm: str, tail: str, dropout: float) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        faithful: bool,
+        width: float,
+        norm: str,
+        tail: str,
+        dropout: float,
+        stem_stride: int | None = None,
+    ) -> None:
         super().__init__()
+        stride = stem_stride or self.stem_stride
         norm = "none" if faithful else norm
         # Pools round up, so that 16 positions leave one; instance statistics need more than one.
-        self.smallest = (32, 32) if norm == "instance" else (16, 16)
-        self.exact = (224, 224) if faithful and tail != "pool" else None
+        self.smallest = self.least(32 if norm == "instance" else 16, stride)
         self.trunk = nn.Sequential()
         channels = in_channels
         for block, (paper_channels, count) in enumerate(_BLOCKS, 1):
@@ -57,7 +68,8 @@ class VGG16(Backbone):
                 unit = ConvUnit(channels, out, kernel_size=3, padding=1, dims=2, norm=norm)
                 self.trunk.add_module(f"conv{block}_{index}", unit)
                 channels = out
-            self.trunk.add_module(f"pool{block}", nn.MaxPool2d(2, ceil_mode=True))
+            side = stride if block == 1 else 2
+            self.trunk.add_module(f"pool{block}", nn.MaxPool2d(side, ceil_mode=True))
         self.num_maps = channels
-        self.add_tail(tail, grid=(7, 7), faithful=faithful, width=width, dropout=dropout, name="vgg-16")
+        self.add_tail(tail, faithful=faithful, width=width, dropout=dropout, name="vgg-16")
         init_kaiming(self)

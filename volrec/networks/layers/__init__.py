@@ -6,7 +6,7 @@ from volrec.networks.layers.attention import SoftAttention, check_mask, coverage
 from volrec.networks.layers.blocks import NORMS, channels_last, init_kaiming, norm_layer, scale_channels
 from volrec.networks.layers.convolution import Conv3d
 from volrec.networks.layers.pooling import AdaptivePool3d, CaffeMaxPool3d, RunningCentre
-from volrec.networks.layers.recurrent import SingleBiasLSTM
+from volrec.networks.layers.recurrent import SingleBiasLSTM, init_lstm
 from volrec.networks.layers.same import SameConv3d, SameMaxPool3d, same_padding
 from volrec.networks.layers.units import ConvUnit, CrossChannelNorm
 
@@ -26,6 +26,7 @@ __all__ = [
     "check_mask",
     "coverage_penalty",
     "init_kaiming",
+    "init_lstm",
     "norm_layer",
     "same_padding",
     "scale_channels",

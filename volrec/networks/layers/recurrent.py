@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SingleBiasLSTM"]
+__all__ = ["SingleBiasLSTM", "init_lstm"]
 
 
 class SingleBiasLSTM(nn.LSTM):
@@ -46,3 +47,27 @@ class SingleBiasLSTM(nn.LSTM):
         if not self.bidirectional:
             return states[:, -1]
         return torch.cat([states[:, -1, : self.hidden_size], states[:, 0, self.hidden_size :]], dim=1)
+
+
+def init_lstm(lstm: SingleBiasLSTM, *, bound: float | None = None, forget_bias: float = 1.0) -> None:
+    """Draw the weights of every layer and direction, and set the biases.
+
+    Parameters
+    ----------
+    lstm : SingleBiasLSTM
+        Changed in place.
+    bound : float, optional
+        Weights are uniform between -bound and bound; None: 1 / sqrt(units), as torch has it.
+    forget_bias : float
+        Of the forget gates; all other biases are 0. With 1 the gates start open, so that a long stack is remembered
+        from the first step of the training on.
+    """
+    units = lstm.hidden_size
+    bound = 1 / math.sqrt(units) if bound is None else bound
+    with torch.no_grad():
+        for name, parameter in lstm.named_parameters():
+            if name.startswith("weight"):
+                nn.init.uniform_(parameter, -bound, bound)
+            else:
+                parameter.zero_()
+                parameter[units : 2 * units] = forget_bias
