@@ -192,7 +192,6 @@ def test_strides_leave_four_slices_of_a_clip() -> None:
         ("lrcn", {"network.options.backbone": "alexnet"}, 1),
         ("lrcn", {"network.options.stem_stride": 2}, 2),
         ("stacked-lstm", {"network.options.backbone": "monai:resnet10"}, None),
-        ("conv-pooling", {"network.options.backbone": "timm:resnet18"}, None),
         ("c3d", {}, None),
     ],
 )
