@@ -24,7 +24,7 @@ from volrec.report.terminal import interval
 from volrec.runs import RunFolder
 
 TASKS = {"bleed": "one slice shows it", "nodule": "only the order of slices tells"}
-SLICES, SIZE = 16, 48
+SLICES, SIZE = 24, 48
 
 
 def settings(folder: Path, *, epochs: int, width: float, network: str, seed: int) -> dict[str, object]:
