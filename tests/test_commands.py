@@ -223,6 +223,8 @@ def test_models_lists_the_zoo_and_tells_one_in_full(capsys: pytest.CaptureFixtur
     assert set(volrec.networks.list_networks()) <= set(rows)
     assert rows["i3d"][1:6] == ["Carreira", "2017", "12.7", "111", "3x64x224x224"]
     assert max(len(line) for line in told.splitlines()) <= 80
+    assert main(["models", "*zzz*"]) == 2
+    assert "no network matches" in capsys.readouterr().err
     assert main(["models", "t3d-121"]) == 0
     told = capsys.readouterr().out
     facts = volrec.networks.describe("t3d-121")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volrec import api
-from volrec.errors import LabelsError, Problem, RunError
+from volrec.errors import ConfigError, LabelsError, Problem, RunError
 from volrec.report import terminal
 
 if TYPE_CHECKING:
@@ -184,6 +184,12 @@ def models(name: str | None, console: Console) -> None:
     from volrec import networks
 
     names = networks.list_networks(name) if name and any(sign in name for sign in "*?[") else None
+    if names == []:
+        raise ConfigError(
+            f"no network matches '{name}'.",
+            remedy=f"Known networks: {', '.join(networks.list_networks())}.",
+            code="network-name",
+        )
     if name is None or names is not None:
         from volrec.progress import track
 

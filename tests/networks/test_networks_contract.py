@@ -76,6 +76,8 @@ class TestEveryNetwork:
             network(torch.zeros(1, 1, *network.smallest, dtype=torch.int16))
         with pytest.raises(ConfigError, match="floats, got ndarray"):
             network(torch.zeros(1, 1, *network.smallest).numpy())
+        with pytest.raises(ConfigError, match=r"computes in torch.float32, got torch.float64"):
+            network(torch.zeros(1, 1, *network.smallest).double())
 
     @pytest.mark.parametrize("in_channels", [1, 2, 3, 6])
     def test_takes_any_number_of_channels(self, name, in_channels):
@@ -273,6 +275,11 @@ class TestEveryNetwork:
         )
         chosen = narrow(name, dropout=0.37)
         assert any(module.p == 0.37 for module in chosen.modules() if isinstance(module, nn.Dropout))
+
+    def test_starts_near_equal_scores_with_and_without_normalisation(self, name):
+        for norm in ("none", "batch"):
+            network = narrow(name, norm=norm)
+            assert network(clip(network, odd(network))).abs().max() < 3, norm
 
     def test_describes_itself(self, name):
         facts = spec(name)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import volrec
 from volrec.errors import ConfigError
 from volrec.networks import NetworkSpec, Option, create, list_networks, register, spec, training_bytes
 
@@ -139,3 +140,8 @@ def test_plain_integers_come_out_of_numpys(tmp_path):
 def test_a_name_that_is_no_text_is_an_unknown_network():
     with pytest.raises(ConfigError, match=r"no network \['c3d'\]"):
         create(["c3d"], num_classes=1)
+
+
+def test_names_are_found_by_completion_and_specs_print_short():
+    assert {"create", "describe", "list_networks", "spec"} <= set(dir(volrec.networks))
+    assert len(repr(spec("c3d"))) < 400

@@ -113,6 +113,13 @@ class SequenceNetwork(nn.Module):
                 remedy="Give a torch tensor, normalised as in training; x.float() turns integers into floats.",
                 code="input-type",
             )
+        own = next(self.parameters()).dtype
+        if x.dtype != own and not torch.is_autocast_enabled(x.device.type):
+            raise ConfigError(
+                f"{name} computes in {own}, got {x.dtype}.",
+                remedy=f"Give x.to({own}); arrays of numpy are float64 until they are converted.",
+                code="input-type",
+            )
         if x.ndim != 5:
             raise ConfigError(
                 f"{name} reads clips (B, C, T, H, W), got a tensor of shape {tuple(x.shape)}.",

@@ -149,8 +149,8 @@ class NetworkSpec:
     num_classes: int
     slicewise: bool = False
     strides: tuple[tuple[int, int], ...] = ()
-    options: Mapping[str, Option] = field(default_factory=dict, hash=False)
-    ambiguities: tuple[str, ...] = ()
+    options: Mapping[str, Option] = field(default_factory=dict, hash=False, repr=False)
+    ambiguities: tuple[str, ...] = field(default=(), repr=False)
     summary: str = ""
 
     def resolve(self, given: Mapping[str, Any], *, faithful: bool) -> dict[str, Any]:

@@ -150,7 +150,7 @@ SPEC = NetworkSpec(
         "xy in tcl: positions are channels of its kernels; as samples the next layer would have 2.7 G weights.",
         "padding: grid 4 x 4 with half padding, 3 x 3 without.",
         "fusion_fc: a hidden layer after the two paths, or none.",
-        "spatial_frame: random in training and the middle one in evaluation, or always the middle one.",
+        "spatial_frame: the paper's is random in training and the middle one in evaluation, or always the middle one.",
         "kernels: both, or one alone as in the paper's ablation.",
         "norm: the constants of LRN are not given, here AlexNet's in Caffe; 'none' leaves LRN out.",
     ),

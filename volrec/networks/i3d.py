@@ -255,7 +255,7 @@ class I3D(SequenceNetwork):
         if faithful:
             self.apply(_init_released)
         else:
-            init_kaiming(self)
+            init_kaiming(self, keep="fan_in" if norm == "none" else "fan_out")
             self.init_classifier(self.classifier)
 
     def init_classifier(self, layer: nn.Linear) -> None:

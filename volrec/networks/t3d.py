@@ -216,7 +216,7 @@ class _DenseSequence(SequenceNetwork):
         self.num_features = channels
         self.classifier = nn.Linear(channels, num_classes)
         if not faithful:
-            init_kaiming(self)
+            init_kaiming(self, keep="fan_in" if norm == "none" else "fan_out")
             self.init_classifier(self.classifier)
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import nn
@@ -52,11 +53,20 @@ def channels_last(network: nn.Module) -> None:
             parameter.data = parameter.data.to(memory_format=layout)
 
 
-def init_kaiming(module: nn.Module) -> None:
-    """Draw the weights of every convolution and linear layer for ReLU networks (He et al. 2015); biases are 0."""
+def init_kaiming(module: nn.Module, *, keep: Literal["fan_out", "fan_in"] = "fan_out") -> None:
+    """Draw the weights of every convolution and linear layer for ReLU networks (He et al. 2015); biases are 0.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Whose layers are drawn anew.
+    keep : {"fan_out", "fan_in"}
+        What convolutions keep the size of: gradients, or activations. Without normalisation activations have to be
+        kept where convolutions reduce many channels to few: they would grow from layer to layer.
+    """
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Conv3d)):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(layer.weight, mode=keep, nonlinearity="relu")
         elif isinstance(layer, nn.Linear):
             nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
         else:
