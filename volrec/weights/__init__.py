@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from volrec.weights.accounting import KeyRow, KeyTable
 from volrec.weights.files import card_path, load_network, load_state, load_weights, save_weights
 
-__all__ = ["card_path", "load_network", "load_state", "load_weights", "save_weights"]
+__all__ = ["KeyRow", "KeyTable", "card_path", "load_network", "load_state", "load_weights", "save_weights"]
