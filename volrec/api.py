@@ -183,7 +183,7 @@ def plan(
     other = (overrides or {}).get("network.name")
     if isinstance(written, Mapping) and other not in (None, written.get("name")):
         given["network"] = {**written, "options": {}}  # those that stand there are another network's
-    checked = apply_overrides(parse_config(given, where=origin), overrides or {})
+    checked: TrainConfig = apply_overrides(parse_config(given, where=origin), overrides or {})
     check_network(checked)
     if checked.data.folder is None:
         raise ConfigError("no folder of studies is named.", remedy="Say `volrec train FOLDER --labels labels.csv`.")
@@ -459,7 +459,7 @@ def _given(config: ConfigLike) -> dict[str, Any]:
         return config.to_dict()
     if isinstance(config, Mapping):
         return {str(key): value for key, value in config.items() if value is not None}
-    parsed = load_config(_find_recipe(config))
+    parsed: TrainConfig = load_config(_find_recipe(config))
     # A section left out is planned, so the difference between a default and a choice must survive the check.
     return {
         key: value for key, value in parsed.to_dict().items() if key in parsed.model_fields_set and value is not None

@@ -1,38 +1,27 @@
-"""The one schema: recipes, plans, command-line overrides, ``--help`` and the JSON schema all come from it."""
+"""The sections that configurations are made of: what each key means, and which values it takes."""
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from volrec.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
     "AugmentConfig",
     "DataConfig",
+    "InitConfig",
     "IntensityConfig",
     "NetworkConfig",
     "OptimConfig",
     "PreprocessConfig",
     "ProtocolConfig",
     "SamplingConfig",
+    "Section",
     "SeriesConfig",
     "SplitConfig",
     "StoreConfig",
-    "TrainConfig",
     "TrainerConfig",
     "WindowConfig",
-    "apply_overrides",
-    "dump_yaml",
-    "json_schema",
-    "load_config",
-    "parse_config",
 ]
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
@@ -46,6 +35,10 @@ class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, values are checked on assignment."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python types only (safe inside a checkpoint or YAML)."""
+        return self.model_dump(mode="json")
 
 
 class SeriesConfig(Section):
@@ -218,6 +211,26 @@ class NetworkConfig(Section):
     """Named options of the network (``volrec models NAME`` lists them)."""
 
 
+class InitConfig(Section):
+    """Where the first weights come from; a string alone is the source (``init: runs/transfer``)."""
+
+    source: str | None = None
+    """null draws them; else a run of `volrec transfer` or `volrec train`, a weights file, or ``inflate:`` with a run of
+    `volrec pretrain` or a weights file of a 2D network."""
+    first_layer: Literal["sum", "mean"] = "sum"
+    """First layer when the input has other channels: ``sum`` shares the summed kernels among them, so that equal
+    channels give what they gave before; ``mean`` gives each the mean kernel, as TSN does."""
+    inflate: Literal["average", "center"] = "average"
+    """2D kernels along time: repeated and divided by their number (I3D), or in the middle among zeros."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if value is None or value == "none":
+            return {}
+        return {"source": value} if isinstance(value, str) else value
+
+
 class OptimConfig(Section):
     """Optimiser and schedule."""
 
@@ -239,6 +252,10 @@ class OptimConfig(Section):
     """Label smoothing of classification losses."""
     clip_norm: NonNegative = 1.0
     """Largest gradient norm; 0 does not clip."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of each stage over that of the next: below 1 the layers nearest the input move least."""
+    freeze: Annotated[int, Field(ge=0)] | list[str] = 0
+    """Stages, counted from the input, that keep their weights and statistics; or patterns of parameter names."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Exponential average of the weights per step, used for validation and kept; 0 is off."""
 
@@ -312,178 +329,3 @@ class StoreConfig(Section):
     """Check of entries already there: checksum of every byte, or length and header only."""
     jobs: Annotated[int, Field(ge=0)] = 0
     """Decoding processes; 0 takes the processors at hand."""
-
-
-class TrainConfig(Section):
-    """Everything that determines a training: a recipe under ``configs/``, a plan, or a run's record."""
-
-    name: str | None = None
-    """Name of the run; null is made from network and target."""
-    data: DataConfig = Field(default_factory=DataConfig)
-    split: SplitConfig = Field(default_factory=SplitConfig)
-    preprocess: PreprocessConfig = Field(default_factory=PreprocessConfig)
-    intensity: IntensityConfig = Field(default_factory=IntensityConfig)
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
-    augment: AugmentConfig = Field(default_factory=AugmentConfig)
-    network: NetworkConfig = Field(default_factory=NetworkConfig)
-    optim: OptimConfig = Field(default_factory=OptimConfig)
-    protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
-    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
-    store: StoreConfig = Field(default_factory=StoreConfig)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> TrainConfig:
-        if self.data.slice_labels is not None and self.preprocess.slice_axis != "acquired":
-            raise ValueError(
-                "data.slice_labels counts slices as acquired, but preprocess.slice_axis is "
-                f"'{self.preprocess.slice_axis}': set it to acquired, or leave slice_labels out"
-            )
-        return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain Python types only (safe inside a checkpoint or YAML)."""
-        return self.model_dump(mode="json")
-
-
-def parse_config(values: Mapping[str, Any], *, where: str = "") -> TrainConfig:
-    """Check a mapping against the schema.
-
-    Parameters
-    ----------
-    values : mapping
-        Nested keys as in a recipe.
-    where : str
-        File or origin, for the message.
-
-    Raises
-    ------
-    ConfigError
-        With one line a fault: the field, the value seen, what is allowed, and the nearest key to a typo.
-    """
-    try:
-        return TrainConfig.model_validate(dict(values))
-    except ValidationError as error:
-        lines = [_describe(fault) for fault in error.errors()]
-        raise ConfigError(
-            "; ".join(lines) + ".",
-            remedy="`volrec plan --keys` prints every key with its meaning.",
-            where=where or "configuration",
-            code="config",
-        ) from None
-
-
-def load_config(path: Path | str) -> TrainConfig:
-    """Read a YAML recipe or plan; nothing in it can name code to run."""
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            "there is no such file.",
-            remedy="Check the path, or write one with `volrec plan`.",
-            where=path,
-            code="config",
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"it cannot be read ({error}).", remedy="Give a YAML text file.", where=path, code="config"
-        ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(
-            f"it is no valid YAML{place}.",
-            remedy="Mend that line; indentation is two spaces.",
-            where=path,
-            code="config",
-        ) from None
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"it holds {type(values).__name__}, not keys and values.",
-            remedy="See configs/ for examples.",
-            where=path,
-            code="config",
-        )
-    return parse_config(values, where=str(path))
-
-
-def apply_overrides(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
-    """Return a copy with dotted keys replaced (``{"optim.lr": 0.01}``), checked as a whole."""
-    values = config.model_dump(mode="json")
-    for dotted, value in overrides.items():
-        target = values
-        *parents, last = dotted.split(".")
-        for key in parents:
-            child = target.get(key) if isinstance(target, dict) else None
-            if not isinstance(child, dict):
-                break
-            target = child
-        else:
-            target[last] = value
-            continue
-        raise ConfigError(
-            f"there is no section '{'.'.join(parents)}'{_suggest(parents[0], list(values))}.",
-            remedy="`volrec plan --keys` prints every key with its meaning.",
-            where=dotted,
-            code="config",
-        )
-    return parse_config(values, where="override")
-
-
-def dump_yaml(config: TrainConfig, reasons: Mapping[str, str] | None = None) -> str:
-    """Write the configuration as YAML that a person can read, one comment a reason.
-
-    Parameters
-    ----------
-    config : TrainConfig
-        What is written; every key is.
-    reasons : mapping, optional
-        From dotted key (``"sampling.clip_length"``) to one line of why.
-    """
-    reasons = reasons or {}
-    lines: list[str] = []
-
-    def write(values: Mapping[str, Any], indent: int, prefix: str) -> None:
-        for key, value in values.items():
-            dotted = f"{prefix}{key}"
-            reason = f"  # {reasons[dotted]}" if dotted in reasons else ""
-            pad = "  " * indent
-            if isinstance(value, dict) and value and (indent == 0 or dotted == "data.series"):
-                lines.append(f"{pad}{key}:{reason}")
-                write(value, indent + 1, f"{dotted}.")
-            else:
-                flow = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).strip()
-                lines.append(f"{pad}{key}: {flow.removesuffix('...').strip()}{reason}")
-
-    write(config.to_dict(), 0, "")
-    return "\n".join(lines) + "\n"
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of a recipe (for editors and for ``volrec plan --schema``)."""
-    return TrainConfig.model_json_schema()
-
-
-def _describe(fault: Mapping[str, Any]) -> str:
-    place = tuple(str(part) for part in fault["loc"])
-    dotted = ".".join(place)
-    if fault["type"] == "extra_forbidden":
-        return f"unknown key '{dotted}'{_suggest(place[-1], _keys_at(place[:-1]))}"
-    seen = fault.get("input")
-    shown = "" if fault["type"] in {"missing", "value_error"} else f", got {json.dumps(seen, default=str)[:80]}"
-    return f"'{dotted}': {fault['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def _keys_at(place: tuple[str, ...]) -> list[str]:
-    model: type[BaseModel] = TrainConfig
-    for part in place:
-        field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        model = field.annotation
-    return list(model.model_fields)
-
-
-def _suggest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(known)})" if known else ""

@@ -1,0 +1,71 @@
+"""The one schema: recipes, plans, command-line overrides, ``--help`` and the JSON schema all come from it.
+
+`TrainConfig` is what `volrec train` obeys, `PretrainConfig` and `TransferConfig` what `volrec pretrain` and `volrec
+transfer` do; they share their sections.
+"""
+
+from __future__ import annotations
+
+from volrec.config.sections import (
+    AugmentConfig,
+    DataConfig,
+    InitConfig,
+    IntensityConfig,
+    NetworkConfig,
+    OptimConfig,
+    PreprocessConfig,
+    ProtocolConfig,
+    SamplingConfig,
+    Section,
+    SeriesConfig,
+    SplitConfig,
+    StoreConfig,
+    TrainerConfig,
+    WindowConfig,
+)
+from volrec.config.text import apply_overrides, dump_yaml, json_schema, load_config, parse_config
+from volrec.config.train import TrainConfig
+from volrec.config.transfer import (
+    BackboneConfig,
+    HoldoutConfig,
+    ImagesConfig,
+    MatchingConfig,
+    MethodConfig,
+    PretrainConfig,
+    TeacherConfig,
+    TransferConfig,
+    ViewsConfig,
+)
+
+__all__ = [
+    "AugmentConfig",
+    "BackboneConfig",
+    "DataConfig",
+    "HoldoutConfig",
+    "ImagesConfig",
+    "InitConfig",
+    "IntensityConfig",
+    "MatchingConfig",
+    "MethodConfig",
+    "NetworkConfig",
+    "OptimConfig",
+    "PreprocessConfig",
+    "PretrainConfig",
+    "ProtocolConfig",
+    "SamplingConfig",
+    "Section",
+    "SeriesConfig",
+    "SplitConfig",
+    "StoreConfig",
+    "TeacherConfig",
+    "TrainConfig",
+    "TrainerConfig",
+    "TransferConfig",
+    "ViewsConfig",
+    "WindowConfig",
+    "apply_overrides",
+    "dump_yaml",
+    "json_schema",
+    "load_config",
+    "parse_config",
+]

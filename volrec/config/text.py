@@ -1,0 +1,186 @@
+"""Configurations from and to YAML, mappings and dotted keys, with errors that name the field and the nearest key."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from volrec.config.sections import Section
+from volrec.config.train import TrainConfig
+from volrec.config.transfer import KINDS, kind_of
+from volrec.errors import ConfigError
+
+__all__ = ["apply_overrides", "dump_yaml", "json_schema", "load_config", "parse_config"]
+
+Config = TypeVar("Config", bound=Section)
+
+
+def parse_config(
+    values: Mapping[str, Any],
+    *,
+    where: str = "",
+    schema: type[Config] = TrainConfig,  # type: ignore[assignment]
+) -> Config:
+    """Check a mapping against a schema.
+
+    Parameters
+    ----------
+    values : mapping
+        Nested keys as in a recipe.
+    where : str
+        File or origin, for the message.
+    schema : type
+        `TrainConfig`, `PretrainConfig` or `TransferConfig`.
+
+    Raises
+    ------
+    ConfigError
+        With one line a fault: the field, the value seen, what is allowed, and the nearest key to a typo.
+    """
+    kind, wanted = values.get("kind"), kind_of(schema)
+    if kind in KINDS and kind != wanted:
+        raise ConfigError(
+            f"it is a configuration of `volrec {kind}`, not of `volrec {wanted}`.",
+            remedy=f"Say `volrec {kind}` with it, or give another.",
+            where=where or "configuration",
+            code="config-kind",
+        )
+    if "kind" not in schema.model_fields:
+        values = {key: value for key, value in values.items() if key != "kind" or value != wanted}
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as error:
+        lines = [_describe(fault, schema) for fault in error.errors()]
+        raise ConfigError(
+            "; ".join(lines) + ".",
+            remedy=f"`volrec {'plan' if wanted == 'train' else wanted} --keys` prints every key with its meaning.",
+            where=where or "configuration",
+            code="config",
+        ) from None
+
+
+def load_config(
+    path: Path | str,
+    *,
+    schema: type[Config] = TrainConfig,  # type: ignore[assignment]
+) -> Config:
+    """Read a YAML recipe or plan; nothing in it can name code to run."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            "there is no such file.",
+            remedy="Check the path, or write one with `volrec plan`.",
+            where=path,
+            code="config",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"it cannot be read ({error}).", remedy="Give a YAML text file.", where=path, code="config"
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(
+            f"it is no valid YAML{place}.",
+            remedy="Mend that line; indentation is two spaces.",
+            where=path,
+            code="config",
+        ) from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"it holds {type(values).__name__}, not keys and values.",
+            remedy="See configs/ for examples.",
+            where=path,
+            code="config",
+        )
+    return parse_config(values, where=str(path), schema=schema)
+
+
+def apply_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """Return a copy with dotted keys replaced (``{"optim.lr": 0.01}``), checked as a whole."""
+    values = config.model_dump(mode="json")
+    for dotted, value in overrides.items():
+        target = values
+        *parents, last = dotted.split(".")
+        for key in parents:
+            child = target.get(key) if isinstance(target, dict) else None
+            if not isinstance(child, dict):
+                break
+            target = child
+        else:
+            target[last] = value
+            continue
+        raise ConfigError(
+            f"there is no section '{'.'.join(parents)}'{_suggest(parents[0], list(values))}.",
+            remedy="`volrec plan --keys` prints every key with its meaning.",
+            where=dotted,
+            code="config",
+        )
+    return parse_config(values, where="override", schema=type(config))
+
+
+def dump_yaml(config: Section, reasons: Mapping[str, str] | None = None) -> str:
+    """Write the configuration as YAML that a person can read, one comment a reason.
+
+    Parameters
+    ----------
+    config : TrainConfig, PretrainConfig or TransferConfig
+        What is written; every key is.
+    reasons : mapping, optional
+        From dotted key (``"sampling.clip_length"``) to one line of why.
+    """
+    reasons = reasons or {}
+    lines: list[str] = []
+
+    def write(values: Mapping[str, Any], indent: int, prefix: str) -> None:
+        for key, value in values.items():
+            dotted = f"{prefix}{key}"
+            reason = f"  # {reasons[dotted]}" if dotted in reasons else ""
+            pad = "  " * indent
+            if isinstance(value, dict) and value and (indent == 0 or dotted == "data.series"):
+                lines.append(f"{pad}{key}:{reason}")
+                write(value, indent + 1, f"{dotted}.")
+            else:
+                flow = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).strip()
+                lines.append(f"{pad}{key}: {flow.removesuffix('...').strip()}{reason}")
+
+    write(config.to_dict(), 0, "")
+    return "\n".join(lines) + "\n"
+
+
+def json_schema(schema: type[Section] = TrainConfig) -> dict[str, Any]:
+    """Return the JSON schema of a recipe (for editors and for ``volrec plan --schema``)."""
+    return schema.model_json_schema()
+
+
+def _describe(fault: Mapping[str, Any], schema: type[Section]) -> str:
+    place = tuple(str(part) for part in fault["loc"])
+    dotted = ".".join(place)
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key '{dotted}'{_suggest(place[-1], _keys_at(place[:-1], schema))}"
+    seen = fault.get("input")
+    shown = "" if fault["type"] in {"missing", "value_error"} else f", got {json.dumps(seen, default=str)[:80]}"
+    return f"'{dotted}': {fault['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _keys_at(place: tuple[str, ...], schema: type[Section]) -> list[str]:
+    model: type[BaseModel] = schema
+    for part in place:
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(known)})" if known else ""
