@@ -6,6 +6,8 @@ transfer` do; they share their sections.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from volrec.config.sections import (
     AugmentConfig,
     DataConfig,
@@ -37,7 +39,10 @@ from volrec.config.transfer import (
     ViewsConfig,
 )
 
+AnyConfig: TypeAlias = TrainConfig | PretrainConfig | TransferConfig
+
 __all__ = [
+    "AnyConfig",
     "AugmentConfig",
     "BackboneConfig",
     "DataConfig",

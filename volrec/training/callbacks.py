@@ -22,7 +22,7 @@ from volrec.training.interrupts import StopFlag, StopTraining
 from volrec.training.logs import EpochLogs
 
 if TYPE_CHECKING:
-    from volrec.training.module import StudyModule
+    from volrec.training.loop import NetworkModule
 
 __all__ = ["EpochEnd", "MemberState", "StepGuard", "Validation"]
 
@@ -185,8 +185,8 @@ class EpochEnd(pl.Callback):
         Knows the losses of the epoch.
     validate : callable, optional
         From network to `Validation`; None when there is nobody to validate on.
-    card : callable
-        From epoch and validation to the card of the weights.
+    save : callable
+        From network, epoch and validation: writes the weights that are kept, with their card.
     metric, higher : str, bool
         Name of the metric, and whether more is better.
     keep : {"best", "last"}
@@ -204,7 +204,7 @@ class EpochEnd(pl.Callback):
         state: MemberState,
         guard: StepGuard,
         validate: Callable[[torch.nn.Module], Validation] | None,
-        card: Callable[[int, Validation | None], dict[str, Any]],
+        save: Callable[[torch.nn.Module, int, Validation | None], None],
         metric: str,
         higher: bool,
         keep: str,
@@ -215,7 +215,7 @@ class EpochEnd(pl.Callback):
         self.state = state
         self.guard = guard
         self.validate = validate
-        self.card = card
+        self.save = save
         self.metric = metric
         self.higher = higher
         self.keep = keep
@@ -229,7 +229,7 @@ class EpochEnd(pl.Callback):
         if self._patience_is_over():
             trainer.should_stop = True
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: StudyModule) -> None:  # type: ignore[override]
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NetworkModule) -> None:  # type: ignore[override]
         """Do all of it."""
         guard, state = self.guard, self.state
         loss = guard.mean_loss(trainer)
@@ -262,7 +262,7 @@ class EpochEnd(pl.Callback):
         )
         if is_main_process():
             if better:
-                self.member.save(network, self.card(trainer.current_epoch, validation))
+                self.save(network, trainer.current_epoch, validation)
             self.member.write_history(state.history)
             if self.logs is not None:
                 self.logs.write(row)

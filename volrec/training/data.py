@@ -125,6 +125,10 @@ class ClipData(pl.LightningDataModule):
         """Batches an epoch and rank."""
         return -(-len(self.sampler) // self.batch_size)
 
+    def studies_in_hand(self) -> list[str]:
+        """Return the studies that workers had begun and not finished."""
+        return self.clips.studies_in_hand()
+
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader; its first epoch is the one that the trainer is about to begin."""
         if self.trainer is not None:

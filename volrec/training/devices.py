@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from volrec.config import TrainConfig
+from volrec.config import AnyConfig
 from volrec.errors import ConfigError, RunError
 
 __all__ = ["Placement", "deterministic", "place", "quiet_lightning", "translate_failure"]
@@ -38,7 +38,7 @@ class Placement:
         return {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}[self.precision]  # type: ignore[return-value]
 
 
-def place(config: TrainConfig) -> Placement:
+def place(config: AnyConfig) -> Placement:
     """Choose device and arithmetic.
 
     Raises
@@ -128,14 +128,14 @@ def quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def translate_failure(error: Exception, *, config: TrainConfig, in_hand: list[str]) -> RunError | None:
+def translate_failure(error: Exception, *, config: AnyConfig, in_hand: list[str]) -> RunError | None:
     """Return an error that a user can act on for a failure of torch, or None when it is none of these.
 
     Parameters
     ----------
     error : Exception
         What the training raised.
-    config : TrainConfig
+    config : TrainConfig, PretrainConfig or TransferConfig
         The settings to name.
     in_hand : list of str
         Studies that loading processes had begun.
@@ -143,9 +143,10 @@ def translate_failure(error: Exception, *, config: TrainConfig, in_hand: list[st
     text = str(error)
     no_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     if no_memory or "not enough memory" in text or "can't allocate memory" in text:
+        sampling = getattr(config, "sampling", None)
+        clips = f" and sampling.clip_length {sampling.clip_length}" if sampling is not None else ""
         return RunError(
-            f"the device ran out of memory with optim.batch_size {config.optim.batch_size} and "
-            f"sampling.clip_length {config.sampling.clip_length}.",
+            f"the device ran out of memory with optim.batch_size {config.optim.batch_size}{clips}.",
             remedy="Halve optim.batch_size and double optim.accumulate (the same training), or lower "
             "sampling.clip_length, preprocess.canvas or network.width.",
             where="optim.batch_size",

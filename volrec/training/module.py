@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from volrec import networks
 from volrec.networks.base import SlicewiseNetwork
-from volrec.training.clock import StepClock
 from volrec.training.distributed import rank
+from volrec.training.loop import NetworkModule
 from volrec.training.losses import StudyLoss, slice_loss, soft_slice_targets, soft_targets
-from volrec.training.optim import lr_factor, make_optimizer
 from volrec.training.seeds import seed_dropout, step_seed
 from volrec.transforms.batch import BatchAugment, BatchTransform
 from volrec.transforms.intensity import BatchIntensity
@@ -23,7 +21,7 @@ __all__ = ["StudyModule", "make_transform"]
 _INIT, _DROPOUT, _AUGMENT = range(3)
 
 
-class StudyModule(pl.LightningModule):
+class StudyModule(NetworkModule):
     """Lightning module of one member: network, loss, optimiser.
 
     Its hyper-parameters are plain Python types, so that the checkpoint can be read with ``weights_only``.
@@ -53,6 +51,8 @@ class StudyModule(pl.LightningModule):
     steps_per_epoch, epochs : int
         Batches an epoch and rank, and epochs of the whole schedule.
     """
+
+    network: networks.SequenceNetwork
 
     def __init__(
         self,
@@ -92,31 +92,7 @@ class StudyModule(pl.LightningModule):
         self.slice_weight = slice_label_weight if isinstance(self.network, SlicewiseNetwork) else 0.0
         self.scaling = scaling
         self.seed = seed
-        self.clock = StepClock()
         self._rank = rank()
-        self._problems: list[dict[str, Any]] = []
-
-    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Note that the batch is here, and keep what could not be read out of it."""
-        self.clock.fetched()
-        problems = batch.pop("problems", [])
-        if problems:
-            self._problems += problems
-            valid = batch["valid"]
-            # A batch without a single study still takes its step (other ranks wait for it), with a loss of zero.
-            chosen = valid.nonzero().flatten() if valid.any() else torch.zeros(1, dtype=torch.int64)
-            batch = {key: value[chosen] for key, value in batch.items()}
-        return batch
-
-    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Note that the batch is on the device."""
-        self.clock.moved()
-        return batch
-
-    def take_problems(self) -> list[dict[str, Any]]:
-        """Return, and forget, the problems of studies that could not be read since the last call."""
-        problems, self._problems = self._problems, []
-        return problems
 
     def training_step(self, batch: dict[str, Tensor], step: int) -> Tensor:
         """Return the loss of one batch.
@@ -157,19 +133,6 @@ class StudyModule(pl.LightningModule):
         if labelled is not None and self.slice_weight:
             prepared["slice_target"] = soft_slice_targets(labelled, self.task, self.num_outputs)
         return prepared
-
-    def configure_optimizers(self) -> Any:
-        """Return the optimiser and its schedule, one value an update."""
-        optim, epochs = self.hparams["optim"], self.hparams["epochs"]
-        optimizer = make_optimizer(self.network, optim)
-        per_epoch = -(-self.hparams["steps_per_epoch"] // optim["accumulate"])
-        warmup = round(per_epoch * optim["warmup_epochs"])
-
-        def factor(step: int) -> float:
-            return lr_factor(step, steps=per_epoch * epochs, warmup=warmup, schedule=optim["schedule"])
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def make_transform(
