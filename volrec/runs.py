@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volrec.config import TrainConfig, dump_yaml, load_config
+from volrec.config import AnyConfig, Section, TrainConfig, dump_yaml, kind_of, load_config
 from volrec.errors import ConfigError, Problem, RunError
 from volrec.files import is_disk_full, write_atomically
 from volrec.versions import collect_versions
@@ -19,6 +19,7 @@ from volrec.versions import collect_versions
 if TYPE_CHECKING:
     import pandas as pd
     import torch
+    from typing_extensions import Self
 
 __all__ = ["Member", "RunFolder", "member_card"]
 
@@ -112,7 +113,8 @@ class Member:
 class RunFolder:
     """A folder with config, versions, tables, members, metrics, log and report of one training.
 
-    ``RunFolder.create`` starts one, ``RunFolder.open`` reads one; the constructor looks at nothing.
+    ``RunFolder.create`` starts one, ``RunFolder.open`` reads one; the constructor looks at nothing. A subclass for
+    another kind of training sets `schema`.
 
     Parameters
     ----------
@@ -120,21 +122,28 @@ class RunFolder:
         The folder.
     """
 
+    schema: type[Section] = TrainConfig
+
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
     def __repr__(self) -> str:
-        return f"RunFolder({str(self.path)!r})"
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with this run on the command line."""
+        return f"volrec {kind_of(self.schema)} --resume {self.path}"
 
     @classmethod
     def create(
         cls,
         path: Path | str,
-        config: TrainConfig,
+        config: AnyConfig,
         *,
         reasons: Mapping[str, str] | None = None,
         resume: bool = False,
-    ) -> RunFolder:
+    ) -> Self:
         """Start a run folder, or take up an unfinished one.
 
         Parameters
@@ -161,7 +170,7 @@ class RunFolder:
                 problem, remedy = "it holds a finished run.", "Choose another folder, or delete this one."
             elif (run.path / "config.yaml").is_file():
                 problem = "it holds a run that has not finished."
-                remedy = f"Go on with `volrec train --resume {run.path}`, or choose another folder."
+                remedy = f"Go on with `{run.resume_command}`, or choose another folder."
             else:
                 problem, remedy = "it is not empty and holds no volrec run.", "Choose a new folder for the run."
             raise RunError(problem, remedy=remedy, where=run.path, code="run-exists")
@@ -174,7 +183,7 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: Path | str) -> RunFolder:
+    def open(cls, path: Path | str) -> Self:
         """Take up a run that exists.
 
         Raises
@@ -183,10 +192,11 @@ class RunFolder:
             There is no such folder, or it is no run.
         """
         run = cls(path)
+        wanted = f"Give the folder that `volrec {kind_of(cls.schema)}` wrote (runs/…)."
         if not run.path.is_dir():
             raise RunError(
                 "there is no such folder.",
-                remedy="Give the folder that `volrec train` wrote (runs/…).",
+                remedy=wanted,
                 where=run.path,
                 code="not-a-run",
             )
@@ -195,7 +205,7 @@ class RunFolder:
             hint = f" The run is the folder above: {run.path.parent}." if inside.is_file() else ""
             raise RunError(
                 "it is not a volrec run folder: config.yaml is missing.",
-                remedy=f"Give the folder that `volrec train` wrote (runs/…).{hint}",
+                remedy=f"{wanted}{hint}",
                 where=run.path,
                 code="not-a-run",
             )
@@ -204,8 +214,8 @@ class RunFolder:
     # Config and versions
 
     @property
-    def config(self) -> TrainConfig:
-        """The configuration of the run.
+    def config(self) -> Any:
+        """The configuration of the run, a `TrainConfig` or what `schema` says.
 
         Raises
         ------
@@ -213,11 +223,11 @@ class RunFolder:
             When it is missing or no longer valid.
         """
         try:
-            return load_config(self.path / "config.yaml")
+            return load_config(self.path / "config.yaml", schema=self.schema)
         except ConfigError as error:
             raise RunError(error.problem, remedy=error.remedy, where=error.where, code="run-config") from error
 
-    def write_config(self, config: TrainConfig, reasons: Mapping[str, str] | None = None) -> None:
+    def write_config(self, config: Section, reasons: Mapping[str, str] | None = None) -> None:
         """Write ``config.yaml``, one comment a reason."""
         _write(self.path / "config.yaml", dump_yaml(config, reasons))
 
@@ -314,7 +324,7 @@ class RunFolder:
             return finished
         raise RunError(
             "no member of this run has finished its training.",
-            remedy=f"Go on with `volrec train --resume {self.path}`.",
+            remedy=f"Go on with `{self.resume_command}`.",
             where=self.path,
             code="no-member",
         )

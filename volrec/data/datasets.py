@@ -28,6 +28,9 @@ __all__ = [
     "balance_groups",
     "clip_loader",
     "collate",
+    "own_slices",
+    "sizes_differ",
+    "source_slices",
     "stored_slice_targets",
 ]
 
@@ -283,7 +286,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     images = [sample["image"] for sample in samples]
     if len({tuple(image.shape) for image in images}) > 1:
-        raise _sizes_differ(tuple(image.shape[1:]) for image in images)
+        raise sizes_differ(tuple(image.shape[1:]) for image in images)
     if len({image.dtype for image in images}) > 1:
         images = [image.float() for image in images]
     batch = {
@@ -312,7 +315,7 @@ def clip_loader(
         When studies of different size in plane would have to share a batch.
     """
     if batch_size > 1 and len({entry.shape[1:] for entry in dataset.entries}) > 1:
-        raise _sizes_differ(entry.shape for entry in dataset.entries)
+        raise sizes_differ(entry.shape for entry in dataset.entries)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -341,15 +344,30 @@ def stored_slice_targets(targets: np.ndarray, volume: StoredVolume) -> np.ndarra
     ndarray
         (T_stored, ...) float32: the label of the nearest slice; NaN outside the study (padding).
     """
+    nearest = source_slices(volume)
+    inside = (nearest >= 0) & (nearest < len(targets))
+    mapped = np.full((len(nearest), *np.shape(targets)[1:]), np.nan, dtype=np.float32)
+    mapped[inside] = np.asarray(targets, dtype=np.float32)[nearest[inside]]
+    return mapped
+
+
+def source_slices(volume: StoredVolume) -> np.ndarray:
+    """Return, for each slice of the store, the nearest slice (T_stored,) of the study before resampling and canvas.
+
+    Numbers below 0 or beyond the study's own are those of padding.
+    """
     source = np.asarray(volume.meta["source_affine"], dtype=np.float64)
     slices, height, width = volume.shape
     middle = np.array([(height - 1) / 2, (width - 1) / 2, 1.0])
     places = np.column_stack([np.arange(slices, dtype=np.float64), np.tile(middle, (slices, 1))])
-    nearest = np.rint((places @ volume.affine.T @ np.linalg.inv(source).T)[:, 0]).astype(np.int64)
-    inside = (nearest >= 0) & (nearest < len(targets))
-    mapped = np.full((slices, *np.shape(targets)[1:]), np.nan, dtype=np.float32)
-    mapped[inside] = np.asarray(targets, dtype=np.float32)[nearest[inside]]
-    return mapped
+    return np.rint((places @ volume.affine.T @ np.linalg.inv(source).T)[:, 0]).astype(np.int64)
+
+
+def own_slices(volume: StoredVolume) -> tuple[int, int]:
+    """Return the first slice of the store that is the study's own, and one past the last; the rest is padding."""
+    nearest = source_slices(volume)
+    own = np.flatnonzero((nearest >= 0) & (nearest < volume.meta["source_shape"][0]))
+    return (int(own[0]), int(own[-1]) + 1) if own.size else (0, volume.shape[0])
 
 
 def _passes(indices: np.ndarray, total: int, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -359,7 +377,8 @@ def _passes(indices: np.ndarray, total: int, rng: np.random.Generator) -> list[t
     return pairs[:total]
 
 
-def _sizes_differ(shapes: Any) -> ConfigError:
+def sizes_differ(shapes: Any) -> ConfigError:
+    """Return the error for studies of several sizes in plane, given their shapes."""
     seen = sorted({"x".join(str(n) for n in shape[-2:]) for shape in shapes})
     shown = ", ".join(seen[:4]) + (" …" if len(seen) > 4 else "")
     return ConfigError(

@@ -13,6 +13,7 @@ import numpy as np
 from volrec.errors import DataError
 
 if TYPE_CHECKING:
+    from volrec.data.images import ImageSet
     from volrec.data.labels import Case, Cohort
 
 __all__ = ["Fingerprint", "Spread", "fingerprint"]
@@ -47,9 +48,9 @@ class Fingerprint:
     studies, patients : int
         Counts after labels were joined.
     task : str
-        ``binary``, ``multiclass``, ``multilabel`` or ``regression``.
+        ``binary``, ``multiclass``, ``multilabel``, ``regression``, or ``none`` without labels.
     smallest_share : float
-        Share of the rarest class (1 for regression).
+        Share of the rarest class (1 for regression and without labels).
     modality : str
         ``CT``, ``MR`` or another DICOM modality; ``unknown`` for NIfTI that does not look like CT; ``mixed``.
     orientations : dict
@@ -79,13 +80,13 @@ class Fingerprint:
     cpus: int
 
 
-def fingerprint(cohort: Cohort, *, slice_axis: str = "acquired", accelerator: str = "auto") -> Fingerprint:
+def fingerprint(cohort: Cohort | ImageSet, *, slice_axis: str = "acquired", accelerator: str = "auto") -> Fingerprint:
     """Collect the facts that a plan needs; a few studies are decoded to see their intensities.
 
     Parameters
     ----------
-    cohort : Cohort
-        Studies joined with their labels.
+    cohort : Cohort or ImageSet
+        Studies joined with their labels, or without any.
     slice_axis : str
         Axis that becomes time.
     accelerator : str
@@ -145,12 +146,12 @@ def _sample_intensity(cases: Sequence[Case], slice_axis: str) -> tuple[tuple[flo
     return (float(low), float(middle), float(high)), sum(ct_like) > len(ct_like) / 2
 
 
-def _smallest_share(cohort: Cohort) -> float:
-    if cohort.task == "regression":
+def _smallest_share(cohort: Cohort | ImageSet) -> float:
+    if cohort.task in ("regression", "none"):
         return 1.0
     targets = np.stack([case.target for case in cohort.cases])
     if cohort.task == "multiclass":
-        counts = np.bincount(targets[:, 0].astype(int), minlength=len(cohort.classes))
+        counts = np.bincount(targets[:, 0].astype(int), minlength=len(cohort.classes))  # type: ignore[union-attr]
         return float(counts.min() / counts.sum())
     share = targets.mean(axis=0)
     return float(np.minimum(share, 1 - share).min())

@@ -12,6 +12,7 @@ import numpy as np
 from volrec.planning.facts import Fingerprint, Spread
 
 if TYPE_CHECKING:
+    from volrec.data.images import ImageSet
     from volrec.data.labels import Cohort
 
 __all__ = ["SAME_SPACING", "VOXEL_BUDGET", "plan_grid", "plan_slice_axis"]
@@ -22,7 +23,7 @@ VOXEL_BUDGET = {"cpu": 400_000, "mps": 1_500_000, "cuda": 4_000_000}
 SAME_SPACING = 1.05
 
 
-def plan_slice_axis(cohort: Cohort, reasons: dict[str, str]) -> str:
+def plan_slice_axis(cohort: Cohort | ImageSet, reasons: dict[str, str]) -> str:
     """Choose the axis that becomes time: as acquired, unless studies of several orientations are near isotropic."""
     orientations = Counter(case.series.orientation for case in cohort.cases)
     if len(orientations) == 1:

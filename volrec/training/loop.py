@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 import torch
 
-from volrec.config import AnyConfig
-from volrec.config.transfer import kind_of
+from volrec.config import AnyConfig, kind_of
 from volrec.errors import RunError
 from volrec.progress import progress
 from volrec.runs import Member
