@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
     from volrec.networks.facts import NetworkSpec, Option
     from volrec.networks.registry import create, list_networks, register, spec
+    from volrec.networks.stages import freeze_stages, network_stages
     from volrec.networks.summary import describe, training_bytes
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "SlicewiseNetwork",
     "create",
     "describe",
+    "freeze_stages",
     "list_networks",
+    "network_stages",
     "register",
     "spec",
     "training_bytes",
@@ -35,7 +38,9 @@ _HOME = {
     "SlicewiseNetwork": "base",
     "create": "registry",
     "describe": "summary",
+    "freeze_stages": "stages",
     "list_networks": "registry",
+    "network_stages": "stages",
     "register": "registry",
     "spec": "registry",
     "training_bytes": "summary",

@@ -41,10 +41,13 @@ class SequenceNetwork(nn.Module):
         Name of the layer whose output (B, F, T', h, w) says where evidence lies: the target of Grad-CAM.
     kernels_channels_last : bool
         False: `volrec.networks.create` leaves the kernels in torch's ordinary layout.
+    frozen : tuple of str
+        Modules that stay in evaluation mode (set by `volrec.networks.freeze_stages`).
     """
 
     classifier_name = "classifier"
     kernels_channels_last = True
+    frozen: tuple[str, ...] = ()
     cam_layer: str
     spec: NetworkSpec
     architecture: dict[str, Any]
@@ -69,6 +72,13 @@ class SequenceNetwork(nn.Module):
         """Name in the registry, also while the network is being built; that of the class where it is in none."""
         facts = getattr(self, "spec", None) or getattr(type(self), "network_spec", None)
         return facts.name if facts else type(self).__name__
+
+    def train(self, mode: bool = True) -> SequenceNetwork:
+        """Switch to training or evaluation; modules that are frozen stay in evaluation."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, num_classes) of clips (B, C, T, H, W)."""

@@ -130,8 +130,8 @@ class StepGuard(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the learning rate: after the step it is the next one's."""
-        self.rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        """Note the learning rate (of the fastest stage): after the step it is the next one's."""
+        self.rate = max(float(group["lr"]) for group in trainer.optimizers[0].param_groups)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

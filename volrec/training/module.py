@@ -87,6 +87,8 @@ class StudyModule(NetworkModule):
                 width=network["width"],
                 **network["options"],
             )
+        if optim["freeze"]:
+            networks.freeze_stages(self.network, optim["freeze"])
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.loss = StudyLoss(kind, label_smoothing=optim["label_smoothing"], weights=weights)
         self.slice_weight = slice_label_weight if isinstance(self.network, SlicewiseNetwork) else 0.0

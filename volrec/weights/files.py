@@ -20,7 +20,7 @@ import struct
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,7 +31,10 @@ from volrec.errors import ConfigError, RunError
 from volrec.files import is_disk_full, write_atomically
 from volrec.networks import SequenceNetwork, create
 
-__all__ = ["card_path", "load_network", "load_state", "load_weights", "save_weights"]
+if TYPE_CHECKING:
+    from volrec.networks.backbones.contract import Backbone
+
+__all__ = ["card_path", "load_backbone", "load_network", "load_state", "load_weights", "read_card", "save_weights"]
 
 log = logging.getLogger(__name__)
 
@@ -125,11 +128,33 @@ def load_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         When the file is missing, is no safetensors file (pickles are not read), has no card, or is damaged.
     """
     path = Path(path)
+    card = read_card(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, str(error)) from error
+    if _digest(state) != card["tensors"]["sha256"]:
+        raise _damaged(path, "its tensors are not the ones that were written")
+    copy = card_path(path)
+    if copy.is_file() and _read(copy) != card:
+        log.warning("%s was changed or belongs to other weights; the card within %s counts.", copy, path.name)
+    return state, card
+
+
+def read_card(path: Path | str) -> dict[str, Any]:
+    """Read the card within a weights file, and nothing of its tensors.
+
+    Raises
+    ------
+    RunError
+        When the file is missing, is no safetensors file, or has no card.
+    """
+    path = Path(path)
     _check_kind(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             text = (file.metadata() or {}).get(_KEY)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
     except (SafetensorError, OSError) as error:
         raise _damaged(path, str(error)) from error
     if text is None:
@@ -137,16 +162,11 @@ def load_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "it holds tensors but no volrec card.", remedy="Give weights that volrec wrote.", where=path, code="no-card"
         )
     try:
-        card = json.loads(text)
-        expected = card["tensors"]["sha256"]
+        card: dict[str, Any] = json.loads(text)
+        card["tensors"]["sha256"]
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(path, "its card cannot be read") from error
-    if _digest(state) != expected:
-        raise _damaged(path, "its tensors are not the ones that were written")
-    copy = card_path(path)
-    if copy.is_file() and _read(copy) != card:
-        log.warning("%s was changed or belongs to other weights; the card within %s counts.", copy, path.name)
-    return state, card
+    return card
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], *, where: Path | str | None = None) -> None:
@@ -190,7 +210,63 @@ def load_network(path: Path | str, *, device: torch.device | str = "cpu") -> tup
     RunError
         As `load_weights` and `load_state`, and when this version of volrec cannot build the network.
     """
+    card = read_card(path)
+    arguments = _architecture(path, card)
+    if "backbone" in arguments:
+        raise RunError(
+            f"it holds the 2D network {arguments['backbone']}, which encodes slices, not volumes.",
+            remedy=f"Train a 3D network from it with `volrec train --init inflate:{path}`, or use load_backbone.",
+            where=path,
+            code="weights-2d",
+        )
     state, card = load_weights(path)
+    try:
+        options = arguments.pop("options", {})
+        network = create(arguments.pop("name"), **arguments, **options)
+    except (ConfigError, KeyError, TypeError) as error:
+        raise _unknown(path, card, error) from error
+    load_state(network, state, where=path)
+    return network.to(device).eval(), card
+
+
+def load_backbone(path: Path | str, *, device: torch.device | str = "cpu") -> tuple[Backbone, dict[str, Any]]:
+    """Rebuild the 2D network that a card describes and load its weights.
+
+    Returns
+    -------
+    backbone : Backbone
+        In evaluation mode, on `device`.
+    card : dict
+        Its card; ``card["architecture"]`` has the arguments of `volrec.networks.backbones.create_backbone`, the name
+        under ``backbone``.
+
+    Raises
+    ------
+    RunError
+        As `load_weights` and `load_state`, when the file holds a network of sequences, and when this version of volrec
+        cannot build the 2D network.
+    """
+    from volrec.networks.backbones import create_backbone
+
+    card = read_card(path)
+    arguments = _architecture(path, card)
+    if "backbone" not in arguments:
+        raise RunError(
+            f"it holds {arguments.get('name', 'another network')}, a network of sequences, not a 2D network.",
+            remedy="Give weights of `volrec pretrain` or of a 2D network, or use load_network.",
+            where=path,
+            code="weights-3d",
+        )
+    state, card = load_weights(path)
+    try:
+        backbone = create_backbone(arguments.pop("backbone"), **arguments)
+    except (ConfigError, TypeError) as error:
+        raise _unknown(path, card, error) from error
+    load_state(backbone, state, where=path)
+    return backbone.to(device).eval(), card
+
+
+def _architecture(path: Path | str, card: Mapping[str, Any]) -> dict[str, Any]:
     architecture = card.get("architecture")
     if not isinstance(architecture, dict):
         raise RunError(
@@ -199,19 +275,16 @@ def load_network(path: Path | str, *, device: torch.device | str = "cpu") -> tup
             where=path,
             code="no-architecture",
         )
-    arguments = dict(architecture)
-    try:
-        options = arguments.pop("options", {})
-        network = create(arguments.pop("name"), **arguments, **options)
-    except (ConfigError, KeyError, TypeError) as error:
-        raise RunError(
-            f"this version of volrec cannot build its network ({error}).",
-            remedy=f"It was written by volrec {card.get('versions', {}).get('volrec', '?')}; use that version.",
-            where=path,
-            code="architecture",
-        ) from error
-    load_state(network, state, where=path)
-    return network.to(device).eval(), card
+    return dict(architecture)
+
+
+def _unknown(path: Path | str, card: Mapping[str, Any], error: Exception) -> RunError:
+    return RunError(
+        f"this version of volrec cannot build its network ({error}).",
+        remedy=f"It was written by volrec {card.get('versions', {}).get('volrec', '?')}; use that version.",
+        where=path,
+        code="architecture",
+    )
 
 
 def _check_kind(path: Path) -> None:
