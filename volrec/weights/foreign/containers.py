@@ -16,6 +16,7 @@ import hashlib
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -141,7 +142,9 @@ def _torch(path: Path, size: int) -> tuple[dict[str, Tensor], list[tuple[str, st
                 # torch packs without compression: what unpacks to more than the file is no checkpoint.
                 if sum(entry.file_size for entry in archive.infolist()) > size:
                     raise ValueError("its parts are larger than the file")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the protocol of a pickle, which is read or refused all the same
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except _BAD_TORCH as error:
         wanted = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
         if wanted or "unsupported" in str(error).lower():
