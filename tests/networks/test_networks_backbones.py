@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import subprocess
 import sys
@@ -70,6 +71,11 @@ class TestThePapersNetworks:
             ("googlenet", "pool", 3, None, 5_973_552, 1.58),
             ("densenet-121", "pool", 3, None, 6_953_856, 2.60),
             ("alexnet", "fc7", 3, None, 58_281_344, 1.09),
+            ("resnet-18", "pool", 3, 1000, 11_689_512, 1.81),
+            ("resnet-34", "pool", 3, 1000, 21_797_672, 3.66),
+            ("resnet-50", "pool", 3, 1000, 25_557_032, 4.09),
+            ("efficientnet-lite0", "pool", 3, 1000, 4_652_008, 0.38),
+            ("inception-v1", "pool", 3, None, 5_599_904, 1.50),
         ],
     )
     def test_have_the_published_sizes(self, name, tail, channels, classes, parameters, products):
@@ -193,6 +199,43 @@ class TestThePapersNetworks:
                     "block3": (1024, 14, 14),
                     "transition3": (512, 7, 7),
                     "block4": (1024, 7, 7),
+                },
+            ),
+            *(
+                (
+                    name,
+                    "pool",
+                    {
+                        "conv1": (64, 112, 112),
+                        "maxpool": (64, 56, 56),
+                        "layer1": (64 * more, 56, 56),
+                        "layer2": (128 * more, 28, 28),
+                        "layer3": (256 * more, 14, 14),
+                        "layer4": (512 * more, 7, 7),
+                    },
+                )
+                for name, more in (("resnet-18", 1), ("resnet-34", 1), ("resnet-50", 4))
+            ),
+            (
+                "efficientnet-lite0",
+                "pool",
+                {"conv_stem": (32, 112, 112), "blocks": (320, 7, 7), "conv_head": (1280, 7, 7)},
+            ),
+            (
+                "inception-v1",
+                "pool",
+                {
+                    "Conv2d_1a_7x7": (64, 112, 112),
+                    "MaxPool2d_2a_3x3": (64, 56, 56),
+                    "Conv2d_2c_3x3": (192, 56, 56),
+                    "MaxPool2d_3a_3x3": (192, 28, 28),
+                    "Mixed_3b": (256, 28, 28),
+                    "Mixed_3c": (480, 28, 28),
+                    "MaxPool2d_4a_3x3": (480, 14, 14),
+                    "Mixed_4e": (528, 14, 14),
+                    "Mixed_4f": (832, 14, 14),
+                    "MaxPool2d_5a_2x2": (832, 7, 7),
+                    "Mixed_5c": (1024, 7, 7),
                 },
             ),
         ],
@@ -326,9 +369,13 @@ class TestAdapted:
         features.square().sum().backward()
         assert all(parameter.grad is not None for parameter in network.parameters())
         plain = sum(isinstance(layer, CrossChannelNorm) for layer in network.modules())
-        assert plain == (2 if norm == "none" and name not in ("vgg-16", "bn-inception", "densenet-121") else 0)
+        assert plain == (2 if norm == "none" and name in ("hybrid", "alexnet", "cnn-m-2048", "googlenet") else 0)
 
-    @pytest.mark.parametrize("name", ["googlenet", "bn-inception", "vgg-16", "densenet-121"])
+    @pytest.mark.parametrize(
+        "name",
+        ["googlenet", "bn-inception", "vgg-16", "densenet-121", "resnet-18", "resnet-50", "efficientnet-lite0"]
+        + ["inception-v1"],
+    )
     def test_gives_the_papers_numbers_at_the_papers_size(self, name):
         paper = create_backbone(name, in_channels=3, faithful=True, width=NARROW).eval()
         free = create_backbone(
@@ -427,10 +474,76 @@ def test_densenet_gives_the_numbers_of_monai():
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_resnets_give_the_numbers_of_monai(name):
+    from monai.networks import nets
+
+    make = getattr(nets, name)
+    theirs = make(spatial_dims=2, n_input_channels=2, conv1_t_stride=2, bias_downsample=False, feed_forward=False)
+    ours = create_backbone(f"resnet-{name[6:]}", in_channels=2)
+    filled = {
+        label: torch.rand_like(value) + 0.5 if value.ndim == 1 else value for label, value in ours.state_dict().items()
+    }
+    ours.load_state_dict(filled)
+    # The same names, those of the common checkpoints.
+    theirs.load_state_dict({label.removeprefix("trunk."): value for label, value in filled.items()})
+    x = torch.randn(2, 2, 65, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_bottlenecks_stride_in_their_3x3_convolution():
+    trunk = meta("resnet-50").trunk
+    for layer in (trunk.layer2, trunk.layer3, trunk.layer4):
+        assert [getattr(layer[0], f"conv{n}").stride for n in (1, 2, 3)] == [(1, 1), (2, 2), (1, 1)]
+
+
+@pytest.mark.parametrize("name", ["resnet-18", "resnet-34", "resnet-50", "efficientnet-lite0"])
+def test_sums_without_normalisation_keep_their_size(name):
+    network = create_backbone(name, in_channels=1, width=0.25, norm="none")
+    maps = network.forward_maps(torch.randn(2, 1, 64, 64))
+    assert 0.02 < maps.square().mean().sqrt() < 20
+
+
+class TestArchitecture:
+    @pytest.mark.parametrize("name", [*BACKBONES, "monai:resnet10"])
+    def test_rebuilds_the_backbone(self, name):
+        given = {} if name.startswith("monai:") else {"width": NARROW, "norm": "group", "stem_stride": 1}
+        with torch.device("meta"):
+            network = create_backbone(name, in_channels=2, **given)
+        assert json.loads(json.dumps(network.architecture)) == network.architecture
+        arguments = dict(network.architecture)
+        with torch.device("meta"):
+            again = create_backbone(arguments.pop("backbone"), **arguments)
+        assert again.architecture == network.architecture
+        assert {key: value.shape for key, value in again.state_dict().items()} == {
+            key: value.shape for key, value in network.state_dict().items()
+        }
+
+    def test_holds_every_argument(self):
+        network = meta("vgg-16", tail="fc6", dropout=0.5)
+        assert network.architecture == {
+            "backbone": "vgg-16",
+            "in_channels": 3,
+            "faithful": True,
+            "width": 1.0,
+            "norm": "batch",
+            "tail": "fc6",
+            "dropout": 0.5,
+            "stem_stride": None,
+        }
+
+    def test_says_that_other_libraries_have_one_form(self):
+        with torch.device("meta"):
+            network = create_backbone("monai:resnet10", in_channels=1, faithful=True, width=0.25, dropout=0.3)
+        told = network.architecture
+        assert (told["faithful"], told["width"], told["dropout"], told["norm"]) == (False, 1.0, 0.0, "batch")
+
+
 def test_unknown_names_and_tails_are_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="Did you mean 'googlenet'"):
         create_backbone("googelnet", in_channels=1)
-    for name in ("googlenet", "bn-inception", "densenet-121"):
+    for name in ("googlenet", "bn-inception", "densenet-121", "resnet-50", "efficientnet-lite0", "inception-v1"):
         with pytest.raises(ConfigError, match=rf"{name} has no fc6\. Choose pool, or another backbone\."):
             create_backbone(name, in_channels=1, width=NARROW, tail="fc6")
 

@@ -26,6 +26,11 @@ _HOME = {
     "googlenet": ("googlenet", "GoogLeNet"),
     "bn-inception": ("bn_inception", "BNInception"),
     "densenet-121": ("densenet", "DenseNet121"),
+    "resnet-18": ("resnet", "ResNet18"),
+    "resnet-34": ("resnet", "ResNet34"),
+    "resnet-50": ("resnet", "ResNet50"),
+    "efficientnet-lite0": ("efficientnet", "EfficientNetLite0"),
+    "inception-v1": ("inception_v1", "InceptionV1"),
 }
 BACKBONES = tuple(_HOME)
 PREFIXES = ("monai:", "timm:")
@@ -40,12 +45,17 @@ STEM_STRIDE = Option(
 """The option of every network that has one of these backbones."""
 
 
-def backbone_option(default: str, *, paper: Any = PAPER, free: tuple[str, ...] = ()) -> Option:
-    """Return the option that chooses the backbone of a network; see `Option` for `paper` and `free`."""
+def backbone_option(
+    default: str, *, paper: Any = PAPER, free: tuple[str, ...] = (), use: str = "that encodes a slice"
+) -> Option:
+    """Return the option that chooses the backbone of a network; see `Option` for `paper` and `free`.
+
+    `use` says in the meaning of the option what the 2D network is there for.
+    """
     return Option(
         str,
         default,
-        "2D network that encodes a slice; those of monai: and timm: stay as they are: width and norm do not reach them",
+        f"2D network {use}; those of monai: and timm: stay as they are: width and norm do not reach them",
         choices=BACKBONES,
         prefixes=PREFIXES,
         paper=paper,
@@ -89,26 +99,63 @@ def create_backbone(
         Stride in the plane of the first layer that has one, from 1 to the paper's; None: the paper's. A finer one
         keeps the detail of small slices.
 
+    Returns
+    -------
+    Backbone
+        Its ``architecture`` holds these arguments, in plain JSON types: ``create_backbone(name, **others)`` of them
+        rebuilds it.
+
     Raises
     ------
     ConfigError
         For an unknown name, or a tail, stride or normalisation that the network cannot have.
     """
     if name.startswith(PREFIXES):
-        if norm != "batch":
-            raise ConfigError(
-                f"{name} has normalisation of its own, got norm={norm!r}.",
-                remedy="Leave it out, or choose a paper's network.",
-                where="network.options.norm",
-                code="network-option",
-            )
-        if stem_stride is not None:
-            raise _no_stride(
-                f"{name} has a stem of its own, got stem_stride={stem_stride}.", "choose a paper's network"
-            )
-        from volrec.networks.backbones.foreign import foreign_backbone
+        # These networks have one form, whatever the network around them is asked for.
+        faithful, width, dropout = False, 1.0, 0.0
+        backbone = _foreign(name, in_channels=in_channels, norm=norm, tail=tail, stem_stride=stem_stride)
+    else:
+        backbone = _home(
+            name,
+            in_channels=in_channels,
+            faithful=faithful,
+            width=width,
+            norm=norm,
+            tail=tail,
+            dropout=dropout,
+            stem_stride=stem_stride,
+        )
+    backbone.architecture = {
+        "backbone": name,
+        "in_channels": int(in_channels),
+        "faithful": bool(faithful),
+        "width": float(width),
+        "norm": norm,
+        "tail": tail,
+        "dropout": float(dropout),
+        "stem_stride": None if stem_stride is None else int(stem_stride),
+    }
+    return backbone
 
-        return foreign_backbone(name, in_channels=in_channels, tail=tail)
+
+def _foreign(name: str, *, in_channels: int, norm: str, tail: str, stem_stride: int | None) -> Backbone:
+    """Build ``monai:NAME`` or ``timm:NAME``."""
+    if norm != "batch":
+        raise ConfigError(
+            f"{name} has normalisation of its own, got norm={norm!r}.",
+            remedy="Leave it out, or choose a paper's network.",
+            where="network.options.norm",
+            code="network-option",
+        )
+    if stem_stride is not None:
+        raise _no_stride(f"{name} has a stem of its own, got stem_stride={stem_stride}.", "choose a paper's network")
+    from volrec.networks.backbones.foreign import foreign_backbone
+
+    return foreign_backbone(name, in_channels=in_channels, tail=tail)
+
+
+def _home(name: str, *, faithful: bool, stem_stride: int | None, **arguments: Any) -> Backbone:
+    """Build one of `BACKBONES`."""
     if name not in _HOME:
         raise ConfigError(
             f"there is no backbone {name!r}.",
@@ -125,15 +172,7 @@ def create_backbone(
         )
     if faithful and stem_stride not in (None, make.stem_stride):
         raise _no_stride(f"the paper's {name} has no stem_stride={stem_stride}.", "set faithful=False")
-    return make(
-        in_channels=in_channels,
-        faithful=faithful,
-        width=width,
-        norm=norm,
-        tail=tail,
-        dropout=dropout,
-        stem_stride=stem_stride,
-    )
+    return make(faithful=faithful, stem_stride=stem_stride, **arguments)
 
 
 def _hint(name: str) -> str:

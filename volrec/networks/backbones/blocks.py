@@ -4,15 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from volrec.networks.layers import ConvUnit, CrossChannelNorm, same_padding, scale_channels
+from volrec.networks.layers.twins import InflatedConv3d, InflatedPool3d, Inflation
 
-__all__ = ["Inception", "SameMaxPool2d", "Stage", "Unit", "init_gaussian", "stack_stages"]
+__all__ = ["Inception", "SameConv2d", "SameMaxPool2d", "Stage", "Unit", "init_gaussian", "stack_stages"]
+
+
+class SameConv2d(nn.Conv2d):
+    """A 2D convolution with TensorFlow's SAME padding of zeros: ceil(n / stride) positions, an odd zero at the end.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels.
+    kernel_size, stride : int
+        Of both axes.
+    **rest
+        ``bias`` and ``groups`` of `torch.nn.Conv2d`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, **rest: Any) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, **rest)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the convolution (N, F, ceil(H / stride), ceil(W / stride))."""
+        height, width = (
+            same_padding(int(n), k, s) for n, k, s in zip(input.shape[2:], self.kernel_size, self.stride, strict=True)
+        )
+        padding = (height[0], width[0])
+        if height[0] != height[1] or width[0] != width[1]:
+            # The convolution itself can pad both sides alike only.
+            input, padding = F.pad(input, (*width, *height)), (0, 0)
+        return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def inflated(self, rule: Inflation) -> InflatedConv3d:
+        """Return the 3D twin, with SAME padding along all axes."""
+        return InflatedConv3d(self, rule, padding=None)
 
 
 class SameMaxPool2d(nn.Module):
@@ -26,6 +59,10 @@ class SameMaxPool2d(nn.Module):
         """Return the maxima (N, C, ceil(H / 2), ceil(W / 2))."""
         padding = [same_padding(int(n), 3, 2)[0] for n in x.shape[2:]]
         return F.max_pool2d(x, 3, 2, padding, ceil_mode=True)
+
+    def inflated(self, rule: Inflation) -> InflatedPool3d:
+        """Return the 3D twin."""
+        return InflatedPool3d(self, rule, kernel=3, stride=2, mean=False, same=True)
 
 
 class Stage(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -36,6 +36,8 @@ class Backbone(nn.Module):
         The only (H, W): `frame_size`, with ``faithful=True`` and fully connected layers.
     num_maps, num_features : int
         Channels of the maps; length of the features.
+    architecture : dict
+        The arguments of `create_backbone` that rebuild it, the name as ``"backbone"`` (set there; plain JSON types).
     """
 
     tails: ClassVar[dict[str, int]] = {}
@@ -47,6 +49,7 @@ class Backbone(nn.Module):
     exact: tuple[int, int] | None = None
     num_maps: int
     num_features: int
+    architecture: dict[str, Any]
 
     def least(self, side: int, stem_stride: int) -> tuple[int, int]:
         """Return the smallest (H, W) of a network that needs `side` with the paper's stem: less with a finer one."""

@@ -127,7 +127,7 @@ class _Tap(nn.Module):
 
 
 class _Trunk(nn.Module):
-    """Slices (N, C, H, W) to maps (N, F, h, w)."""
+    """Slices (N, C, H, W) to maps (N, F, h, w); its 3D twin (`inflate_module`) has one axis more in front of H."""
 
     def __init__(self, network: nn.Module, tap: _Tap | None, multiple: int) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class _Trunk(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.tap is None:
             output = _first(self.network(_pad(x, self.multiple)))
-            return output if output.ndim == 4 else output[:, :, None, None]
+            return output if output.ndim > 2 else output.reshape(*output.shape, *[1] * (x.ndim - 2))
         self.tap.seen.clear()
         self.network(_pad(x, self.multiple))
         return self.tap.seen.pop()
@@ -361,7 +361,7 @@ def _first(output: Any) -> Tensor:
 
 def _pad(x: Tensor, multiple: int) -> Tensor:
     """Return slices with zeros below and to the right, up to a multiple of so many positions."""
-    below, right = (-int(n) % multiple for n in x.shape[2:])
+    below, right = (-int(n) % multiple for n in x.shape[-2:])
     return F.pad(x, (0, right, 0, below)) if below or right else x
 
 
