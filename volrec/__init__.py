@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from volrec import networks as networks
     from volrec.api import Plan as Plan
     from volrec.api import Run as Run
+    from volrec.api import import_weights as import_weights
     from volrec.api import index as index
     from volrec.api import load as load
     from volrec.api import make_phantoms as make_phantoms
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Plan": "volrec.api",
     "Run": "volrec.api",
+    "import_weights": "volrec.api",
     "index": "volrec.api",
     "load": "volrec.api",
     "make_phantoms": "volrec.api",

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from volrec.networks import SequenceNetwork
     from volrec.planning import Fingerprint
     from volrec.runs import RunFolder
+    from volrec.weights.foreign import Imported
 
 __all__ = [
     "Plan",
     "Run",
     "evaluate_run",
+    "import_weights",
     "index",
     "load",
     "make_phantoms",
@@ -366,6 +368,48 @@ def make_phantoms(out: Path | str, *, task: Literal["nodule", "bleed"] = "nodule
     from volrec.data.phantoms import make_phantoms as make
 
     return make(out, task=task, **options)
+
+
+def import_weights(
+    path: Path | str,
+    *,
+    as_: str | None = None,
+    format: str | None = None,
+    classes: Path | str | Sequence[str] | None = None,
+    mean: Path | str | None = None,
+    out: Path | str | None = None,
+) -> Imported:
+    """Read a foreign checkpoint into a network, every key accounted for (see `volrec.weights.foreign`).
+
+    Parameters
+    ----------
+    path : path
+        State dict of PyTorch, safetensors file, caffemodel or TensorFlow checkpoint; or ``efficientnet-lite0``, whose
+        weights a package carries.
+    as_ : str, optional
+        Network of the registry, or backbone; needed unless a package carries the weights.
+    format : str, optional
+        None: recognised by the keys.
+    classes : path or sequence of str, optional
+        Class names, or a file with one a line.
+    mean : path, optional
+        Mean volume of Caffe (binaryproto).
+    out : path, optional
+        Safetensors file to be written with its card; None writes nothing.
+
+    Returns
+    -------
+    Imported
+        ``network`` (evaluation mode), ``table`` (what became of every key), ``card``, ``path``.
+
+    Raises
+    ------
+    VolrecError
+        For a file that is damaged or would run code, unknown formats, and keys that do not fit, all of them named.
+    """
+    from volrec.weights.foreign import import_weights as run_import
+
+    return run_import(path, as_=as_, format=format, classes=classes, mean=mean, out=out)
 
 
 def evaluate_run(

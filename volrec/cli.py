@@ -306,6 +306,37 @@ def models(
     return OK
 
 
+@app.command(group=LEARN, name="import-weights")
+def import_weights(
+    file: Annotated[
+        str,
+        Parameter(
+            help="State dict of PyTorch, safetensors file, caffemodel or TensorFlow checkpoint; or efficientnet-lite0, "
+            "whose weights a package carries."
+        ),
+    ],
+    *,
+    as_: Annotated[
+        str | None, Parameter(name="--as", help="Network (`volrec models`) or backbone, e.g. i3d or resnet-50.")
+    ] = None,
+    format: Annotated[str | None, Parameter(help="Format of the keys. Default: recognised.")] = None,
+    classes: Annotated[Path | None, Parameter(help="Class names, one a line, also as `0 name`.")] = None,
+    mean: Annotated[Path | None, Parameter(help="Mean volume of Caffe (binaryproto).")] = None,
+    out: Annotated[Path | None, Parameter(help="Safetensors file. Default: NETWORK-FILE.safetensors here.")] = None,
+    all_keys: Annotated[bool, Parameter(name="--all", negative="", help="List every key that was loaded.")] = False,
+) -> int:
+    """Turn weights that others trained into a file of volrec, and say what became of every key.
+
+    Example: `volrec import-weights rgb_imagenet.pt --as i3d`
+    """
+    from volrec import commands
+
+    commands.import_weights(
+        file, as_=as_, format=format, classes=classes, mean=mean, out=out, all_keys=all_keys, console=_console()
+    )
+    return OK
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (the console script)."""
     # Set before torch loads: threads that spin while they wait make a shared machine several times slower.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ WIDE = 130
 MOST_LAYERS = 64
 """Layers of a network up to which each has a line of its own."""
 
-__all__ = ["demo", "evaluate", "inspect", "models", "plan", "predict", "schema", "train"]
+__all__ = ["demo", "evaluate", "import_weights", "inspect", "models", "plan", "predict", "schema", "train"]
 
 
 def inspect(
@@ -286,6 +287,38 @@ def schema(console: Console, *, as_json: bool) -> None:
         console.print(json.dumps(json_schema(), indent=2), markup=False, highlight=False, soft_wrap=True)
     else:
         terminal.print_keys(console)
+
+
+def import_weights(
+    path: str,
+    *,
+    as_: str | None,
+    format: str | None,
+    classes: Path | None,
+    mean: Path | None,
+    out: Path | None,
+    all_keys: bool,
+    console: Console,
+) -> None:
+    """Import weights and print what became of every key; those that were taken as they are on one line."""
+    if out is None:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem)
+        out = Path(f"{as_ or ''}{'-' if as_ else ''}{stem}.safetensors")
+    done = api.import_weights(path, as_=as_, format=format, classes=classes, mean=mean, out=out)
+    loaded = done.table.of_action("loaded")
+    rows = [
+        (row.source or "-", row.target or "-", row.action, " x ".join(map(str, row.shape)), row.reason)
+        for row in done.table.rows
+        if all_keys or row.action != "loaded"
+    ]
+    if loaded and not all_keys:
+        rows.insert(0, (f"{len(loaded)} keys", f"{len(loaded)} keys", "loaded", "", ""))
+    terminal.print_rows(("source", "network", "action", "shape", "why"), rows, console, title=Path(path).name)
+    source = done.card["source"]
+    _say(console, f"Format: {source['format']}. Keys: {done.table.summary}.")
+    for note in source.get("notes", ()):
+        _say(console, f"* {note}")
+    _say(console, f"Written to {done.path}, with its card beside it.")
 
 
 def _tell(made: Plan, console: Console) -> None:

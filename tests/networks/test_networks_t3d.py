@@ -118,6 +118,28 @@ class TestThePapersNetworks:
         }
         assert {name for name in names if not name.startswith("features.")} == {"classifier.weight", "classifier.bias"}
 
+    def test_the_stem_of_hara_keeps_the_slices_until_its_pool(self):
+        network = meta("densenet3d-121", stem="hara")
+        sizes = {}
+        for name in ("conv0", "pool0", "transition1.pool", "transition2.pool", "transition3.pool", "relu5"):
+            network.features.get_submodule(name).register_forward_hook(
+                lambda module, inputs, output, name=name: sizes.update({name: tuple(output.shape[2:])})
+            )
+        assert network(torch.empty(1, 3, 16, 112, 112, device="meta")).shape == (1, 400)
+        assert sizes == {
+            "conv0": (16, 56, 56),
+            "pool0": (8, 28, 28),
+            "transition1.pool": (4, 14, 14),
+            "transition2.pool": (2, 7, 7),
+            "transition3.pool": (1, 3, 3),
+            "relu5": (1, 3, 3),
+        }
+        conv, pool = network.features.conv0, network.features.pool0
+        assert (conv.kernel_size, conv.stride, conv.padding) == ((7, 7, 7), (1, 2, 2), (3, 3, 3))
+        assert (pool.kernel_size, pool.stride, pool.padding) == ((3, 3, 3), (2, 2, 2), (1, 1, 1))
+        # Seven slices of kernel in conv0 where the stem of the authors has three.
+        assert sum(p.numel() for p in network.parameters()) == 11_658_896 + 64 * 3 * 4 * 49
+
     @pytest.mark.parametrize(("stem", "fewest"), [("paper", 15), ("released", 29)])
     def test_refuse_clips_of_which_no_slice_would_be_left(self, stem, fewest):
         # Counted in the layers themselves: as many slices as leave one behind the third pool.

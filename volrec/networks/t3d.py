@@ -40,7 +40,9 @@ Ambiguities and the option that settles each
 --------------------------------------------
 stem : maps of 16, 8, 4 and 2 slices, said to be the paper's (not verified), follow where only conv0 halves the 32
     slices ("paper"). The released DenseNet3D halves them again in pool0; 32 slices then end as one, and fewer than 29
-    do not reach the last block: those are refused.
+    do not reach the last block: those are refused. The 3D DenseNet of K. Hara, H. Kataoka, Y. Satoh, "Can
+    Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?", CVPR 2018, is the same but for its stem
+    ("hara"): conv0 is 7x7x7 and keeps the slices, pool0 halves them; with ``faithful=True`` it reads 112 x 112.
 transition : the paper's figure has a mean pool alone after the branches ("pool"). The authors' published T3D file had a
     whole 1x1x1 transition that keeps the channels ("full"), a port one that halves them ("half").
 temporal_depths : depths differ from layer to layer ("default", as in a port; not verified against the paper), or are
@@ -80,9 +82,9 @@ _OPTIONS = {
     "stem": Option(
         str,
         "paper",
-        "slices are halved once before the first block, or twice as in the released code",
-        choices=("paper", "released"),
-        free=("paper", "released"),
+        "slices are halved once before the first block, twice as in the released code, or by pool0 behind 7x7x7 (hara)",
+        choices=("paper", "released", "hara"),
+        free=("paper", "released", "hara"),
     ),
     "norm": Option(str, "batch", "normalisation before every convolution", choices=NORMS),
     "dropout": Option(float, 0.0, "dropout after every dense layer", low=0, high=0.95, free=True),
@@ -117,6 +119,8 @@ _TEMPORAL_OPTIONS = {
 }
 
 _STEM = "stem: the released code halves the slices in pool0 as well; its third pool then needs 29 slices."
+# Strides along T of conv0 and pool0; slices that conv0 sees; rows and columns of the paper's clips.
+_STEMS = {"paper": ((2, 1), 3, 224), "released": ((2, 2), 3, 224), "hara": ((1, 2), 7, 112)}
 
 
 def _spec(name: str, *, temporal: bool, summary: str) -> NetworkSpec:
@@ -183,18 +187,19 @@ class _DenseSequence(SequenceNetwork):
         checkpoint: bool,
         temporal: _Temporal | None,
     ) -> None:
-        strides = temporal_strides or (2, 1 if stem == "paper" else 2, 2, 2, 2)
+        stem_strides, depth, side = _STEMS[stem]
+        strides = temporal_strides or (*stem_strides, 2, 2, 2)
         # The last block must see a whole position in the plane; instance statistics need more than one.
         plane = 16 * stem_stride + (norm == "instance")
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
-            smallest=(_fewest_slices(strides), 224, 224) if faithful else (1, plane, plane),
-            exact=(None, 224, 224) if faithful else None,
+            smallest=(_fewest_slices(strides), side, side) if faithful else (1, plane, plane),
+            exact=(None, side, side) if faithful else None,
         )
         growth = scale_channels(32, width)
         channels = scale_channels(64, width)
-        self.features = _stem(in_channels, channels, strides=strides, stride=stem_stride, norm=norm)
+        self.features = _stem(in_channels, channels, depth=depth, strides=strides, stride=stem_stride, norm=norm)
         for number, layers in enumerate(self.layers, 1):
             block = DenseBlock(
                 channels,
@@ -369,10 +374,13 @@ class T3D169(_T3D):
     layers = (6, 12, 32, 32)
 
 
-def _stem(in_channels: int, channels: int, *, strides: tuple[int, ...], stride: int, norm: str) -> nn.Sequential:
+def _stem(
+    in_channels: int, channels: int, *, depth: int, strides: tuple[int, ...], stride: int, norm: str
+) -> nn.Sequential:
     """Return conv0, norm0, pool0 and relu0: ReLU commutes with the maximum and is cheaper after it."""
     # Half of a kernel reaches the next position of the stride: however far apart they are, no slice falls between.
-    depth, pool_depth = (max(3, 2 * step - 1) for step in strides[:2])
+    depth = max(depth, 2 * strides[0] - 1)
+    pool_depth = max(3, 2 * strides[1] - 1)
     stem = nn.Sequential()
     stem.add_module(
         "conv0",
