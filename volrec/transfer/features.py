@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +103,12 @@ class TeacherFeatures:
         return self.folder / key[:2] / f"{key}.npy"
 
     def fill(
-        self, cases: Sequence[Case], entries: Mapping[str, Entry], *, device: torch.device, part: tuple[int, int] = (0, 1)
+        self,
+        cases: Sequence[Case],
+        entries: Mapping[str, Entry],
+        *,
+        device: torch.device,
+        part: tuple[int, int] = (0, 1),
     ) -> list[Problem]:
         """Encode what is not there yet; what was encoded before an interruption is kept.
 

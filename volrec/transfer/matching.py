@@ -1,11 +1,11 @@
 """Do these slices and this clip belong together? The head that answers, and its loss over pairs of several kinds.
 
 A. Diba et al., "Temporal 3D ConvNets: New Architecture and Transfer Learning for Video Classification", arXiv
-1711.08200, 2017, section 3.3: the features of a frozen 2D network, averaged over the frames of a clip, and those of a 3D
-network that reads the clip go side by side through layers of 512 and 128 units to one answer, match or no match. Only
-the 3D network and these layers learn.
+1711.08200, 2017: the features of a frozen 2D network, averaged over the frames of a clip, and those of a 3D network
+that reads the clip go side by side through layers of 512 and 128 units to one answer, match or no match. Only the 3D
+network and these layers learn.
 
-The released paper draws one pair at a time. Here every clip of a batch is asked against the slices of every other
+The paper draws pairs one by one. Here every clip of a batch is asked against the slices of every other
 patient in it: the same question many times, for the cost of the head alone.
 """
 
@@ -175,7 +175,7 @@ def shuffled_order(count: int, length: int, generator: torch.Generator) -> Tenso
             code="matching",
         )
     straight = torch.arange(length)
-    orders = []
+    orders: list[Tensor] = []
     while len(orders) < count:
         order = torch.randperm(length, generator=generator)
         if not torch.equal(order, straight) and not torch.equal(order, straight.flip(0)):

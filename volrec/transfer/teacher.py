@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from volrec.config import IntensityConfig, TeacherConfig
 from volrec.errors import ConfigError, RunError
+from volrec.networks.backbones import create_backbone
 from volrec.transforms.intensity import BatchIntensity
 from volrec.weights import load_backbone
 
@@ -55,6 +56,9 @@ class Teacher(nn.Module):
         When the channels of intensity and network do not go together.
     """
 
+    offset: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -67,9 +71,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.backbone = backbone.eval().requires_grad_(False)
         self.intensity_config = intensity
-        self.intensity = BatchIntensity(
-            intensity.kind, windows=intensity.windows, percentiles=intensity.percentiles
-        )
+        self.intensity = BatchIntensity(intensity.kind, windows=intensity.windows, percentiles=intensity.percentiles)
         self.size = size
         self.facts = dict(facts)
         self.num_features = int(backbone.num_features)  # type: ignore[arg-type]
@@ -99,8 +101,8 @@ class Teacher(nn.Module):
             self.facts["sha256"],
             self.intensity_config.to_dict(),
             self.size,
-            self.offset.flatten().tolist(),  # type: ignore[operator,union-attr]
-            self.scale.flatten().tolist(),  # type: ignore[operator,union-attr]
+            self.offset.flatten().tolist(),
+            self.scale.flatten().tolist(),
         ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -176,8 +178,9 @@ def _open(config: TeacherConfig) -> tuple[nn.Module, dict[str, Any], str]:
     if source in BUNDLED:
         from volrec.weights.foreign import import_weights
 
-        found = import_weights(None, as_=source)
-        return found.network, found.card, source
+        found = import_weights(source)
+        facts = {"architecture": found.network.architecture, "tensors": {"sha256": found.card["source"]["sha256"]}}
+        return found.network, {**found.card, **facts}, source
     if source.startswith(LIBRARIES):
         if config.weights is None:
             raise ConfigError(
@@ -186,10 +189,7 @@ def _open(config: TeacherConfig) -> tuple[nn.Module, dict[str, Any], str]:
                 where="teacher.weights",
                 code="teacher",
             )
-        from volrec.weights.foreign import import_weights
-
-        found = import_weights(config.weights, as_=source)
-        return found.network, found.card, source
+        return (*_of_library(source, config.weights), source)
     path = Path(source).expanduser()
     if path.is_dir():
         weights = path / "teacher" / "weights.safetensors"
@@ -197,7 +197,9 @@ def _open(config: TeacherConfig) -> tuple[nn.Module, dict[str, Any], str]:
             raise RunError(
                 "it holds no finished teacher.",
                 remedy="Give a run of `volrec pretrain`"
-                + (f"; finish this one with `volrec pretrain --resume {path}`." if (path / "teacher").is_dir() else "."),
+                + (
+                    f"; finish this one with `volrec pretrain --resume {path}`." if (path / "teacher").is_dir() else "."
+                ),
                 where=path,
                 code="teacher",
             )
@@ -205,7 +207,8 @@ def _open(config: TeacherConfig) -> tuple[nn.Module, dict[str, Any], str]:
     elif not path.is_file():
         raise ConfigError(
             f"there is no teacher '{source}'.",
-            remedy=f"Give a run of `volrec pretrain`, a 2D weights file, {', '.join(BUNDLED)}, monai:NAME or timm:NAME.",
+            remedy="Give a run of `volrec pretrain`, a 2D weights file, monai:NAME, timm:NAME, or "
+            f"{', '.join(BUNDLED)}.",
             where="teacher.source",
             code="teacher",
         )
@@ -213,8 +216,40 @@ def _open(config: TeacherConfig) -> tuple[nn.Module, dict[str, Any], str]:
     return backbone, card, path.parent.parent.name if path.name == "weights.safetensors" else path.name
 
 
+def _of_library(name: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
+    """Return a network of MONAI or timm with the weights of a file under that library's own names."""
+    from volrec.weights.foreign.containers import read_source
+
+    source = read_source(weights)
+    tensors = {key.removeprefix("module."): tensor for key, tensor in source.tensors.items()}
+    first = next((tensor for tensor in tensors.values() if tensor.ndim == 4), None)
+    backbone = create_backbone(name, in_channels=3 if first is None else int(first.shape[1]))
+    state: dict[str, Tensor] = {}
+    faults = []
+    for key, own in backbone.state_dict().items():
+        theirs = tensors.get(key.removeprefix("trunk.network."))
+        if theirs is None and key.endswith("num_batches_tracked"):
+            state[key] = own
+        elif theirs is None:
+            faults.append(f"{key.removeprefix('trunk.network.')} is missing")
+        elif theirs.shape != own.shape:
+            faults.append(f"{key} has shape {tuple(theirs.shape)} where {tuple(own.shape)} is needed")
+        else:
+            state[key] = theirs
+    if faults:
+        more = f" … and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise RunError(
+            f"the weights do not fit {name}: {'; '.join(faults[:5])}{more}.",
+            remedy="Give the state dict of that very network, under the names that its library gives.",
+            where=weights,
+            code="weights-mismatch",
+        )
+    backbone.load_state_dict(state)
+    return backbone, {"architecture": backbone.architecture, "tensors": {"sha256": source.sha256()}}
+
+
 def _usual_size(contract: Mapping[str, Any] | None, canvas: Sequence[int | None] | None) -> int | None:
-    """Return the longer side of a slice: a network from outside sees small slices enlarged, never beyond its own size."""
+    """Return the longer side of slices: a network from outside sees small ones enlarged, never beyond its own size."""
     if contract is None or canvas is None or None in canvas[1:]:
         return None
     longer = max(int(side or 0) for side in canvas[1:])
