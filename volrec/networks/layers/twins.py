@@ -163,7 +163,8 @@ class InflatedPool3d(nn.Module):
         same: bool = False,
     ) -> None:
         super().__init__()
-        self.plane = plane
+        # Not as a child: it has no weights, and a list of layers shows this one with its slices.
+        self.plane = (plane,)
         self.mean = mean
         self.same = same
         self.kernel, self.stride = rule.pool(pair(kernel), pair(stride), mean=mean)
@@ -173,7 +174,7 @@ class InflatedPool3d(nn.Module):
         batch, _, slices = x.shape[:3]
         # On a CPU torch pools many times faster in this layout, in which slices are a batch without a copy.
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        x = self.plane(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, slices)).transpose(1, 2)
+        x = self.plane[0](x.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, slices)).transpose(1, 2)
         if self.kernel == self.stride == 1:
             return x
         pads = (same_padding if self.same else _along_time)(int(slices), self.kernel, self.stride)
@@ -184,7 +185,7 @@ class InflatedPool3d(nn.Module):
 
     def extra_repr(self) -> str:
         """Show kernel and stride along T when the module is printed."""
-        return f"kernel={self.kernel}, stride={self.stride}"
+        return f"{self.plane[0]}, kernel={self.kernel}, stride={self.stride}"
 
 
 def pair(value: Any) -> tuple[int, int]:
