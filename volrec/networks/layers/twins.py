@@ -33,7 +33,8 @@ class Inflation:
     Attributes
     ----------
     time_kernel : {"cube", "three"}
-        A kernel k x k becomes k x k x k (I3D), or 3 x k x k; a kernel of 1 x 1 becomes 1 x 1 x 1 either way.
+        A kernel k x k becomes k x k x k (I3D; the larger side where they differ), or no more than 3 x k x k; a kernel
+        of 1 x 1 becomes 1 x 1 x 1 either way.
     time_stride : {"keep", "i3d", "plane"}
         "keep": all strides along T are 1. "plane": they are those in the plane. "i3d": the same, but the first two max
         pools with a stride leave time alone. A pool with a stride in the plane but none along T is 1 x k x k.
@@ -114,6 +115,7 @@ class InflatedConv3d(Conv3d):
             self.weight.copy_(flat.weight.unsqueeze(2).expand_as(self.weight) / depth)
             if self.bias is not None and flat.bias is not None:
                 self.bias.copy_(flat.bias)
+                self.bias.requires_grad_(flat.bias.requires_grad)
         self.weight.requires_grad_(flat.weight.requires_grad)
 
     def forward(self, input: Tensor) -> Tensor:
