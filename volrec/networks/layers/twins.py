@@ -33,7 +33,8 @@ class Inflation:
     Attributes
     ----------
     time_kernel : {"cube", "three"}
-        A kernel k x k becomes k x k x k (I3D), or 3 x k x k; a kernel of 1 x 1 becomes 1 x 1 x 1 either way.
+        A kernel k x k becomes k x k x k (I3D; the larger side where they differ), or no more than 3 x k x k; a kernel
+        of 1 x 1 becomes 1 x 1 x 1 either way.
     time_stride : {"keep", "i3d", "plane"}
         "keep": all strides along T are 1. "plane": they are those in the plane. "i3d": the same, but the first two max
         pools with a stride leave time alone. A pool with a stride in the plane but none along T is 1 x k x k.
@@ -114,6 +115,7 @@ class InflatedConv3d(Conv3d):
             self.weight.copy_(flat.weight.unsqueeze(2).expand_as(self.weight) / depth)
             if self.bias is not None and flat.bias is not None:
                 self.bias.copy_(flat.bias)
+                self.bias.requires_grad_(flat.bias.requires_grad)
         self.weight.requires_grad_(flat.weight.requires_grad)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -163,7 +165,8 @@ class InflatedPool3d(nn.Module):
         same: bool = False,
     ) -> None:
         super().__init__()
-        self.plane = plane
+        # Not as a child: it has no weights, and a list of layers shows this one with its slices.
+        self.plane = (plane,)
         self.mean = mean
         self.same = same
         self.kernel, self.stride = rule.pool(pair(kernel), pair(stride), mean=mean)
@@ -173,7 +176,7 @@ class InflatedPool3d(nn.Module):
         batch, _, slices = x.shape[:3]
         # On a CPU torch pools many times faster in this layout, in which slices are a batch without a copy.
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        x = self.plane(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, slices)).transpose(1, 2)
+        x = self.plane[0](x.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, slices)).transpose(1, 2)
         if self.kernel == self.stride == 1:
             return x
         pads = (same_padding if self.same else _along_time)(int(slices), self.kernel, self.stride)
@@ -184,7 +187,7 @@ class InflatedPool3d(nn.Module):
 
     def extra_repr(self) -> str:
         """Show kernel and stride along T when the module is printed."""
-        return f"kernel={self.kernel}, stride={self.stride}"
+        return f"{self.plane[0]}, kernel={self.kernel}, stride={self.stride}"
 
 
 def pair(value: Any) -> tuple[int, int]:
