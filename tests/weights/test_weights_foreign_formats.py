@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from volrec.errors import ConfigError, RunError
 from volrec.networks import create
 from volrec.networks.backbones import BACKBONES, create_backbone
-from volrec.weights import load_network
+from volrec.weights import load_network, load_weights
 from volrec.weights.foreign import FORMATS, import_weights
 
 WIDTH = 1 / 16
@@ -462,6 +462,20 @@ class TestCard:
         assert re.fullmatch("[0-9a-f]{64}", card["source"]["sha256"])
         assert str(tmp_path) not in (tmp_path / "new" / "i3d.json").read_text()
         assert card["keys"] == done.table.counts
+
+    def test_the_written_file_rebuilds_a_backbone(self, tmp_path):
+        case = case_of("torchvision", "vgg-16")
+        network = build(case)
+        done = import_weights(
+            write(case, foreign(case, network), tmp_path), as_="vgg-16", out=tmp_path / "vgg.safetensors"
+        )
+        state, card = load_weights(done.path)
+        arguments = dict(card["architecture"])
+        again = create_backbone(arguments.pop("backbone"), **arguments).eval()
+        again.load_state_dict(state)
+        x = torch.randn(1, 3, 224, 224)
+        with torch.no_grad():
+            torch.testing.assert_close(again(x), network(x))
 
     @pytest.mark.parametrize(
         ("format", "network", "expected"),
