@@ -15,7 +15,7 @@ from volrec.planning.grid import plan_grid, plan_slice_axis
 if TYPE_CHECKING:
     from volrec.data.labels import Cohort
 
-__all__ = ["PlanResult", "make_plan", "with_keys"]
+__all__ = ["PlanResult", "make_plan", "plan_intensity", "plan_network", "with_keys"]
 
 # A whole stack is one clip up to this many slices; longer ones are read clip by clip.
 WHOLE_STACK = 128
@@ -107,13 +107,13 @@ def make_plan(
     smallest = _smallest(values.get("network", {}), fixed)
     preprocess = settle("preprocess", lambda: {"slice_axis": axis, **plan_grid(facts, fixed, smallest, reasons)})
     canvas = preprocess.get("canvas") or (None, None, None)
-    settle("intensity", lambda: _intensity(facts, reasons))
+    settle("intensity", lambda: plan_intensity(facts, reasons))
     sampling = settle("sampling", lambda: _sampling(facts, canvas, reasons))
     spacing = preprocess.get("spacing") or (None, None, None)
     # What the network sees of a study: the canvas, cut to a clip.
     longest = int(sampling.get("clip_length", SamplingConfig().clip_length))
     clip = (min(int(canvas[0] or facts.size[0].median), longest), *canvas[1:])
-    network = settle("network", lambda: _network(facts, canvas, clip, spacing, fixed, reasons))
+    network = settle("network", lambda: plan_network(facts, canvas, clip, spacing, fixed, reasons))
     settle("augment", lambda: _augment(facts, canvas, reasons))
     channels = len(values["intensity"].get("windows") or ()) or 1
     optim = settle("optim", lambda: _optim(facts, clip, channels, network, reasons))
@@ -153,7 +153,8 @@ def with_keys(values: Mapping[str, Any], section: str, keys: Mapping[str, Any]) 
     return result
 
 
-def _intensity(facts: Fingerprint, reasons: dict[str, str]) -> dict[str, Any]:
+def plan_intensity(facts: Fingerprint, reasons: dict[str, str]) -> dict[str, Any]:
+    """Choose how voxel values become network input."""
     if facts.modality != "CT":
         low, _, high = facts.intensity
         reasons["intensity.kind"] = (
@@ -186,14 +187,17 @@ def _sampling(facts: Fingerprint, canvas: Sequence[int | None], reasons: dict[st
     return {"clip_length": length, "stride": 1, "train": "random"}
 
 
-def _network(
+def plan_network(
     facts: Fingerprint,
     canvas: Sequence[int | None],
     clip: Sequence[int | None],
     spacing: Sequence[float | None],
     fixed: Mapping[str, Any],
     reasons: dict[str, str],
+    *,
+    crops: bool = True,
 ) -> dict[str, Any]:
+    """Choose network, width and options; `crops` allows what is made for crops around one organ that lie alike."""
     name = fixed.get("network.name", "c3d")
     backbone = str(fixed.get("network.options.backbone", ""))
     width = 0.125 if facts.studies < 1_000 else 0.25 if facts.studies < 10_000 else 0.5
@@ -202,7 +206,7 @@ def _network(
     reasons["network.width"] = f"{facts.studies} studies on a {facts.device}: narrow overfits less and trains sooner"
     if name != "c3d":
         return {"name": name, "width": width, "options": _strides(facts, clip, spacing, name, backbone, reasons)}
-    if not _organ_crop(facts) or None in canvas:
+    if not crops or not _organ_crop(facts) or None in canvas:
         reasons["network.name"] = "the plainest 3D network of the zoo; `volrec models` lists the others"
         options = {"dropout": 0.3, **_strides(facts, clip, spacing, name, backbone, reasons)}
         return {"name": name, "width": width, "options": options}
