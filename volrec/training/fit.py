@@ -22,6 +22,7 @@ from volrec.training.data import ClipData
 from volrec.training.devices import Placement, deterministic, place, quiet_lightning, translate_failure
 from volrec.training.distributed import is_launched, is_main_process, local_size, process_group, world_size
 from volrec.training.ema import AveragedNetwork
+from volrec.training.initial import load_initial
 from volrec.training.interrupts import Interrupted, Signals, StopFlag, StopTraining
 from volrec.training.logs import EpochLogs, require_mlflow
 from volrec.training.member import (
@@ -81,6 +82,7 @@ def fit_member(
         After Ctrl-C or SIGTERM: the last whole epoch is kept.
     RunError
         The loss is no number, memory is out, a loading process died, the checkpoint cannot be read.
+        The source of the first weights is missing or does not fit (at a fresh start only).
     ConfigError, DataError
         Settings that do not fit the device, the network or the studies; no study to train on.
     """
@@ -95,14 +97,20 @@ def fit_member(
     flag, state = StopFlag(), MemberState()
     clock = StepClock(cuda=placement.accelerator == "cuda")
     module.clock = clock
-    average = AveragedNetwork(module.network, config.optim.ema_decay) if config.optim.ema_decay else None
     checkpoint = _checkpoint_of(member) if resume else None
     if checkpoint is not None:
+        # The source need not be there any more: weights come from the checkpoint, facts from the first start.
         state.mlflow_run = _peek(checkpoint).get("mlflow_run")
+        init = member.init()
+    else:
+        init = load_initial(module.network, config.init, subject=subject, member=member)
+    average = AveragedNetwork(module.network, config.optim.ema_decay) if config.optim.ema_decay else None
     signature = data_signature(data.clips.cases)
 
     def card(epoch: int, found: Validation | None) -> dict[str, Any]:
-        return make_card(config, subject, member, module, epoch=epoch, metric=metric, found=found, signature=signature)
+        return make_card(
+            config, subject, member, module, epoch=epoch, metric=metric, found=found, signature=signature, init=init
+        )
 
     def validate(network: torch.nn.Module) -> Validation:
         return validate_on(
