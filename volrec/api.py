@@ -168,8 +168,9 @@ def plan(
     """
     from volrec.data.index import index as scan
     from volrec.data.labels import join
-    from volrec.planning import make_plan
+    from volrec.planning import inherit, make_plan
 
+    overrides = dict(overrides or {})
     given = _given(config)
     data = dict(given.get("data") or {})
     for key, value in {"folder": folder, "labels": labels}.items():
@@ -182,38 +183,59 @@ def plan(
     # they may name the folder, the target or the series.
     origin = _origin(config)
     written = given.get("network")
-    other = (overrides or {}).get("network.name")
+    other = overrides.get("network.name")
     if isinstance(written, Mapping) and other not in (None, written.get("name")):
         given["network"] = {**written, "options": {}}  # those that stand there are another network's
-    checked: TrainConfig = apply_overrides(parse_config(given, where=origin), overrides or {})
-    check_network(checked)
+    init = {key: value for key, value in overrides.items() if key.split(".")[0] == "init"}
+    given["init"] = apply_overrides(parse_config({"init": given.get("init")}, where=origin), init).init.to_dict()
+    inherited = inherit(given["init"]["source"], given, overrides)
+    given |= inherited.sections
+    fixed = {**inherited.keys, **overrides}
+    checked: TrainConfig = apply_overrides(parse_config(given, where=origin), fixed)
+    check_network(checked, init="network" in given or "network.width" in fixed)
     if checked.data.folder is None:
         raise ConfigError("no folder of studies is named.", remedy="Say `volrec train FOLDER --labels labels.csv`.")
     if checked.data.labels is None:
         raise ConfigError("no table of labels is named.", remedy="Give one: --labels labels.csv (see README).")
     found = scan(checked.data.folder, series=checked.data.series, missing_slices=checked.data.missing_slices)
     cohort: Cohort = join(found, checked.data.labels, checked.data)
-    result = make_plan(cohort, given, overrides=overrides, accelerator=checked.trainer.accelerator)
+    result = make_plan(cohort, given, overrides=fixed, accelerator=checked.trainer.accelerator)
     check_network(result.config)
+    reasons = result.reasons | {key: why for key, why in inherited.reasons.items() if key not in overrides}
+    notes = (*cohort.notes, *result.notes, *filter(None, [inherited.note]))
     problems = tuple({(p.where, p.code, p.study): p for p in [*found.problems, *cohort.problems]}.values())
-    return Plan(result.config, result.reasons, (*cohort.notes, *result.notes), problems, result.facts)
+    return Plan(result.config, reasons, notes, problems, result.facts)
 
 
-def check_network(config: TrainConfig) -> None:
+def check_network(config: TrainConfig, *, init: bool = True) -> None:
     """Make sure that the network and its options exist, before anything is scanned or written.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Whose network, frozen stages and first weights are looked at.
+    init : bool
+        Whether the first weights must fit the network as it stands.
 
     Raises
     ------
     ConfigError
         With the nearest name.
+    RunError
+        When the first weights do not fit.
     """
     import torch
 
     from volrec import networks
+    from volrec.weights.initial import fit_source
 
     with torch.device("meta"):  # nothing is allocated
         options: dict[str, Any] = dict(config.network.options)
-        networks.create(config.network.name, num_classes=1, width=config.network.width, **options)
+        network = networks.create(config.network.name, num_classes=1, width=config.network.width, **options)
+    if config.optim.freeze:
+        networks.freeze_stages(network, config.optim.freeze)
+    if init and config.init.source is not None:
+        fit_source(network, config.init.source, first_layer=config.init.first_layer, inflate=config.init.inflate)
 
 
 def train(

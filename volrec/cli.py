@@ -59,6 +59,14 @@ Set = Annotated[
     ),
 ]
 
+Init = Annotated[
+    str | None,
+    Parameter(
+        help="Begin with weights that exist: a run of transfer or train, a weights file, or inflate: and a run of "
+        "pretrain or the weights file of a 2D network. Network, grid and intensities are then taken from there."
+    ),
+]
+
 
 @app.command(group=LOOK)
 def inspect(
@@ -106,6 +114,7 @@ def plan(
     config: Config = None,
     out: Annotated[Path, Parameter(help="Where the plan is written.")] = Path("plan.yaml"),
     overwrite: Annotated[bool, Parameter(negative="", help="Replace a plan that is there.")] = False,
+    init: Init = None,
     set_: Set = None,
     keys: Annotated[bool, Parameter(negative="", help="Print every key of a plan with its meaning, and stop.")] = False,
     schema: Annotated[bool, Parameter(negative="", help="Print the JSON schema of a plan, and stop.")] = False,
@@ -129,6 +138,8 @@ def plan(
             code="plan-exists",
         )
     overrides = _pairs(set_)
+    if init is not None:
+        overrides.setdefault("init.source", init)
     return _finish(
         commands.plan(
             folder, labels=labels, target=target, config=config, overrides=overrides, out=out, console=_console()
@@ -153,6 +164,7 @@ def train(
     epochs: Annotated[int | None, Parameter(help="Longest training, in epochs.")] = None,
     seed: Annotated[int | None, Parameter(help="Seed of split, weights and augmentation.")] = None,
     devices: Annotated[int | None, Parameter(help="GPUs, or processes on the CPU.")] = None,
+    init: Init = None,
     set_: Set = None,
 ) -> int:
     """Train, validate and test a network on a folder of studies and a table of labels.
@@ -177,6 +189,7 @@ def train(
         "trainer.seed": seed,
         "split.seed": seed,
         "trainer.devices": devices,
+        "init.source": init,
     }.items():
         if value is not None:
             overrides.setdefault(key, value)

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
     from typing_extensions import Self
+
+    from volrec.weights import KeyTable
 
 __all__ = ["Member", "RunFolder", "member_card"]
 
@@ -62,6 +64,11 @@ class Member:
         return self.path / "last.ckpt"
 
     @property
+    def init_path(self) -> Path:
+        """``init.json``: where its first weights came from, and what became of every key."""
+        return self.path / "init.json"
+
+    @property
     def history_path(self) -> Path:
         """``history.csv``: a row an epoch."""
         return self.path / "history.csv"
@@ -96,6 +103,21 @@ class Member:
             When it is missing or damaged.
         """
         return _read_json(self.card_path)
+
+    def init(self) -> dict[str, Any]:
+        """Return the facts of ``init.json`` that the card holds; empty where the first weights were drawn.
+
+        Raises
+        ------
+        RunError
+            When it is damaged.
+        """
+        return dict(_read_json(self.init_path).get("facts", {})) if self.init_path.is_file() else {}
+
+    def write_init(self, facts: Mapping[str, Any], table: KeyTable) -> None:
+        """Write ``init.json``: facts of the source, and a row a key."""
+        rows = [asdict(row) for row in table.rows]
+        _write(self.init_path, json.dumps({"facts": dict(facts), "keys": rows}, indent=1) + "\n")
 
     def history(self) -> pd.DataFrame:
         """Return a row an epoch; empty before the first has ended."""

@@ -41,12 +41,15 @@ class SequenceNetwork(nn.Module):
         Name of the layer whose output (B, F, T', h, w) says where evidence lies: the target of Grad-CAM.
     kernels_channels_last : bool
         False: `volrec.networks.create` leaves the kernels in torch's ordinary layout.
+    stage_order : tuple of str
+        Parts that are read in another order than they are registered in, in the order of reading.
     frozen : tuple of str
         Modules that stay in evaluation mode (set by `volrec.networks.freeze_stages`).
     """
 
     classifier_name = "classifier"
     kernels_channels_last = True
+    stage_order: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     cam_layer: str
     spec: NetworkSpec

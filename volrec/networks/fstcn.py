@@ -223,6 +223,7 @@ stem_stride, norm, dropout
     """
 
     cam_layer = "path_maps"
+    stage_order = ("permute", "fc_space")
 
     def __init__(
         self,
@@ -321,9 +322,10 @@ stem_stride, norm, dropout
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return logits (B, num_classes), or with `pre_logits` the fused features of both paths."""
         space, time = features.chunk(2, dim=1)
-        space = self.fc_space(self.pool(space.amax(2, keepdim=True)).flatten(1))
+        space = self.pool(space.amax(2, keepdim=True)).flatten(1)
         images = self.permute(self.time_pool(self.pool(time)))
-        x = self.fusion(torch.cat([space, self.fc_time(self.tcl(images).flatten(1))], dim=1))
+        x = torch.cat([self.fc_space(space), self.fc_time(self.tcl(images).flatten(1))], dim=1)
+        x = self.fusion(x)
         return x if pre_logits else self.classifier(x)
 
     def _chosen_places(self, batch: int, places: int, device: torch.device) -> Tensor:

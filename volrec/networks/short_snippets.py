@@ -455,6 +455,7 @@ class TimeConv(_WindowedNetwork):
     """A convolution over windows of maps, the maximum over windows, fc layers; see the head of this file."""
 
     conv_channels = 256
+    stage_order = ("time_conv", "fc")
 
     def combine(self, features: Tensor) -> Tensor:
         """Return what enters the last layer (B, num_features) of slice features (B, T, F, h, w)."""

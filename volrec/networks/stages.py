@@ -116,7 +116,12 @@ def _units(module: nn.Module, prefix: str) -> Iterator[tuple[list[str], bool]]:
     if own:
         yield [name for name, _ in own], any(weighs for _, weighs in own)
     total = _weight_layers(module)
-    for name, child in module.named_children():
+    children = dict(module.named_children())
+    # The places of the parts that a network names are filled in the order that it names them in.
+    late = [name for name in getattr(module, "stage_order", ()) if name in children]
+    order = iter(late)
+    for name in [next(order) if name in late else name for name in children]:
+        child = children[name]
         layers = _weight_layers(child)
         if layers > 1 and 2 * layers >= total:
             yield from _units(child, f"{prefix}{name}.")

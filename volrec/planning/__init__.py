@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from volrec.planning.facts import Fingerprint, Spread, fingerprint
 from volrec.planning.plan import PlanResult, make_plan
+from volrec.planning.source import Inherited, inherit
 
-__all__ = ["Fingerprint", "PlanResult", "Spread", "fingerprint", "make_plan"]
+__all__ = ["Fingerprint", "Inherited", "PlanResult", "Spread", "fingerprint", "inherit", "make_plan"]

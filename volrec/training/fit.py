@@ -17,6 +17,7 @@ from volrec.training.callbacks import MemberState, Validation
 from volrec.training.clock import describe_times
 from volrec.training.data import ClipData
 from volrec.training.devices import place
+from volrec.training.initial import load_initial
 from volrec.training.interrupts import StopFlag
 from volrec.training.logs import require_mlflow
 from volrec.training.loop import checkpoint_of, run_loop
@@ -74,6 +75,7 @@ def fit_member(
         After Ctrl-C or SIGTERM: the last whole epoch is kept.
     RunError
         The loss is no number, memory is out, a loading process died, the checkpoint cannot be read.
+        The source of the first weights is missing or does not fit (at a fresh start only).
     ConfigError, DataError
         Settings that do not fit the device, the network or the studies; no study to train on.
     """
@@ -85,10 +87,18 @@ def fit_member(
     check_clip_size(module, config, data)
     studies = StudyDataset(validation, entries, store=store)
     metric, higher = choose_metric(config.protocol.metric, subject, studies.cases)
+    checkpoint = checkpoint_of(member) if resume else None
+    if checkpoint is not None:
+        # The source need not be there any more: weights come from the checkpoint, facts from the first start.
+        init = member.init()
+    else:
+        init = load_initial(module.network, config.init, subject=subject, member=member)
     signature = data_signature(data.clips.cases)
 
     def save(network: torch.nn.Module, epoch: int, found: Validation | None) -> None:
-        card = make_card(config, subject, member, module, epoch=epoch, metric=metric, found=found, signature=signature)
+        card = make_card(
+            config, subject, member, module, epoch=epoch, metric=metric, found=found, signature=signature, init=init
+        )
         member.save(network, card)
 
     def validate(network: torch.nn.Module, flag: StopFlag) -> Validation:
@@ -113,7 +123,7 @@ def fit_member(
         validate=validate if len(studies) else None,
         metric=metric,
         higher=higher,
-        checkpoint=checkpoint_of(member) if resume else None,
+        checkpoint=checkpoint,
     )
     return _result(member, state, metric if len(studies) else "")
 

@@ -210,8 +210,9 @@ def make_card(
     metric: str,
     found: Validation | None,
     signature: str,
+    init: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the card of weights that are kept: their contract, and which epoch and metric they have."""
+    """Return the card of weights that are kept: contract, epoch and metric, and what the training began with."""
     value = None if found is None or not np.isfinite(found.metric) else float(found.metric)
     return member_card(
         config,
@@ -227,6 +228,7 @@ def make_card(
         epoch=epoch,
         validation={} if found is None else {"metric": metric, "value": value},
         averaged=bool(config.optim.ema_decay),
+        **({"init": dict(init)} if init else {}),
     )
 
 

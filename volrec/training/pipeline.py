@@ -26,9 +26,11 @@ from volrec.training.clock import describe_times
 from volrec.training.devices import place
 from volrec.training.distributed import check_world, is_launched, is_main_process, on_main, process_group
 from volrec.training.fit import fit_member
+from volrec.training.initial import absolute_source, seen_in_source
 from volrec.training.launch import run_processes
 from volrec.training.member import Subject
 from volrec.training.scoring import score_studies
+from volrec.weights import find_weights
 
 if TYPE_CHECKING:
     import torch
@@ -115,6 +117,8 @@ def _prepare(config: TrainConfig, out: Path, *, resume: bool, reasons: Mapping[s
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         RunFolder.create(out, config)  # raises: said before the folder is scanned, not after
     config = _absolute(config)
+    if config.init.source is not None and not resume:
+        find_weights(config.init.source)
     folder, labels = config.data.folder, config.data.labels
     if folder is None or labels is None:
         raise ConfigError(
@@ -139,7 +143,16 @@ def _prepare(config: TrainConfig, out: Path, *, resume: bool, reasons: Mapping[s
         entries, unreadable = store.fill(
             cohort.cases, config.preprocess, missing_slices=config.data.missing_slices, jobs=config.store.jobs
         )
-        problems = [*run.quarantine(), *found.problems, *cohort.problems, *split_problems(cohort, splits), *unreadable]
+        # When going on, the source of the first weights may be gone; what was noted stands in the quarantine.
+        seen = [] if resume else seen_in_source(config.init.source, _chosen(splits, config), _by_study(cohort))
+        problems = [
+            *run.quarantine(),
+            *found.problems,
+            *cohort.problems,
+            *split_problems(cohort, splits),
+            *seen,
+            *unreadable,
+        ]
         run.write_quarantine(_unique(problems))
     modalities = {case.series.modality for case in cohort.cases}
     subject = Subject(
@@ -151,8 +164,15 @@ def _prepare(config: TrainConfig, out: Path, *, resume: bool, reasons: Mapping[s
     )
     # Headers of every slice have done their part: neither the other ranks nor loading processes need them.
     cases = {case.study: replace(case, series=replace(case.series, headers=(), files=())) for case in cohort.cases}
-    chosen = [split for number, split in enumerate(splits) if config.split.fold in (None, number)]
-    return _Prepared(run, config, subject, cases, tuple(chosen), entries, store, tuple(problems))
+    return _Prepared(run, config, subject, cases, _chosen(splits, config), entries, store, tuple(problems))
+
+
+def _chosen(splits: list[Split], config: TrainConfig) -> tuple[Split, ...]:
+    return tuple(split for number, split in enumerate(splits) if config.split.fold in (None, number))
+
+
+def _by_study(cohort: Cohort) -> dict[str, Case]:
+    return {case.study: case for case in cohort.cases}
 
 
 def _train_member(made: _Prepared, split: Split) -> list[Problem]:
@@ -316,7 +336,8 @@ def _absolute(config: TrainConfig) -> TrainConfig:
         update={key: whole(getattr(config.data, key)) for key in ("folder", "labels", "slice_labels")}
     )
     store = config.store.model_copy(update={"folder": whole(config.store.folder)})
-    return config.model_copy(update={"data": data, "store": store})
+    init = config.init.model_copy(update={"source": absolute_source(config.init.source)})
+    return config.model_copy(update={"data": data, "store": store, "init": init})
 
 
 def _keep_quarantine(made: _Prepared, problems: list[Problem]) -> None:

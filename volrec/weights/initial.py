@@ -21,7 +21,16 @@ from volrec.weights.files import load_weights, read_card
 from volrec.weights.fitting import fit_state
 from volrec.weights.inflate import inflate_state
 
-__all__ = ["INFLATE", "find_weights", "fit_source", "init_network", "is_2d", "read_source_card", "split_source"]
+__all__ = [
+    "INFLATE",
+    "find_weights",
+    "fit_source",
+    "init_network",
+    "is_2d",
+    "read_source_card",
+    "short_source",
+    "split_source",
+]
 
 INFLATE = "inflate:"
 """Before the path of 2D weights whose kernels are to get a time axis."""
@@ -34,6 +43,12 @@ def split_source(source: str | Path) -> tuple[bool, Path]:
     """Return whether ``inflate:`` stands before it, and the path, with ``~`` resolved."""
     text = str(source)
     return text.startswith(INFLATE), Path(text.removeprefix(INFLATE).strip()).expanduser()
+
+
+def short_source(source: str | Path) -> str:
+    """Return what a source is called in reasons, notes and cards: the last two parts of its path."""
+    inflate, path = split_source(source)
+    return f"{INFLATE if inflate else ''}{'/'.join(path.absolute().parts[-2:])}"
 
 
 def is_2d(card: dict[str, Any]) -> bool:
