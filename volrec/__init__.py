@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from volrec.api import load as load
     from volrec.api import make_phantoms as make_phantoms
     from volrec.api import plan as plan
+    from volrec.api import pretrain as pretrain
     from volrec.api import read_volume as read_volume
+    from volrec.api import teach as teach
     from volrec.api import train as train
     from volrec.config import TrainConfig as TrainConfig
     from volrec.errors import VolrecError as VolrecError
@@ -32,7 +34,9 @@ _HOMES = {
     "load": "volrec.api",
     "make_phantoms": "volrec.api",
     "plan": "volrec.api",
+    "pretrain": "volrec.api",
     "read_volume": "volrec.api",
+    "teach": "volrec.api",
     "train": "volrec.api",
     "TrainConfig": "volrec.config",
     "VolrecError": "volrec.errors",

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from volrec import api
 from volrec.errors import ConfigError, LabelsError, Problem, RunError
@@ -15,14 +15,15 @@ from volrec.report import terminal
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from volrec.api import Plan, Run
+    from volrec.api import ImagePlan, Plan, Run
+    from volrec.planning import Fingerprint
 
 WIDE = 130
 """Columns from which the table of networks names the options instead of counting them."""
 MOST_LAYERS = 64
 """Layers of a network up to which each has a line of its own."""
 
-__all__ = ["demo", "evaluate", "import_weights", "inspect", "models", "plan", "predict", "schema", "train"]
+__all__ = ["demo", "evaluate", "import_weights", "inspect", "learn_weights", "models", "plan", "predict", "schema", "train"]
 
 
 def inspect(
@@ -118,6 +119,56 @@ def train(
     if run is None:  # another process of the same training tells
         return []
     _show(run, console)
+    return run.problems
+
+
+def learn_weights(
+    kind: Literal["pretrain", "transfer"],
+    folder: Path | None,
+    *,
+    out: Path | None,
+    resume: Path | None,
+    plan_to: Path | None,
+    console: Console,
+    **given: Any,
+) -> list[Problem]:
+    """Pretrain a slice teacher, or transfer from one; or only write the plan of it. Return what was quarantined."""
+    from volrec.report.weights import matching_rows, weights_headline
+
+    derive: Any = api.plan_pretrain if kind == "pretrain" else api.plan_transfer
+    run_it: Any = api.pretrain if kind == "pretrain" else api.teach
+    if plan_to is not None:
+        made = derive(folder, **given)
+        made.write(plan_to)
+        console.print(made.text(), markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"Written to {plan_to}. Edit it, then: volrec {kind} --config {plan_to}")
+        return list(made.problems)
+
+    def announce(made: ImagePlan, destination: Path) -> None:
+        if made.facts is not None:
+            _say(console, _facts(made.facts))
+        chosen = made.config
+        what = (
+            f"{chosen.backbone.name} (width {chosen.backbone.width:g}) by {chosen.method.name}"
+            if kind == "pretrain"
+            else f"{chosen.network.name} (width {chosen.network.width:g}) taught by {chosen.teacher.source}, clips of "
+            f"{chosen.sampling.clip_length} slices"
+        )
+        _say(
+            console,
+            f"Plan: {what}, canvas {_sizes(chosen.preprocess.canvas)}, batch {chosen.optim.batch_size}, "
+            f"{chosen.trainer.epochs} epochs; reasons in {destination / 'config.yaml'}",
+        )
+
+    run = run_it(None, resume=resume) if resume is not None else run_it(folder, out=out, announce=announce, **given)
+    if run is None:
+        return []
+    _say(console, weights_headline(run.folder))
+    headings, rows = matching_rows(run.folder)
+    if rows:
+        terminal.print_rows(headings, rows, console, plain=True)
+    use = f"transfer FOLDER --teacher {run.path}" if kind == "pretrain" else f"train FOLDER --labels T --init {run.path}"
+    _say(console, f"Run: {run.path}\nReport: {run.report.resolve().as_uri()}\nNext: volrec {use}")
     return run.problems
 
 
@@ -279,14 +330,15 @@ def _short(paper: str, year: int | None) -> str:
     return f"{paper.split(',')[0]}{f' {year}' if year else ''}"
 
 
-def schema(console: Console, *, as_json: bool) -> None:
-    """Print every key of a plan with its meaning, or the JSON schema."""
-    if as_json:
-        from volrec.config import json_schema
+def schema(console: Console, *, as_json: bool, kind: str = "train") -> None:
+    """Print every key of a plan with its meaning, or the JSON schema; `kind` is the command that obeys it."""
+    from volrec.config import PretrainConfig, TrainConfig, TransferConfig, json_schema
 
-        console.print(json.dumps(json_schema(), indent=2), markup=False, highlight=False, soft_wrap=True)
+    chosen = {"train": TrainConfig, "pretrain": PretrainConfig, "transfer": TransferConfig}[kind]
+    if as_json:
+        console.print(json.dumps(json_schema(chosen), indent=2), markup=False, highlight=False, soft_wrap=True)
     else:
-        terminal.print_keys(console)
+        terminal.print_keys(console, schema=chosen)
 
 
 def import_weights(
@@ -325,14 +377,16 @@ def _tell(made: Plan, console: Console) -> None:
     for note in made.notes:
         _say(console, note)
     if made.facts is not None:
-        facts = made.facts
-        spacing = " x ".join(f"{spread.median:.3g}" for spread in facts.spacing)
-        size = " x ".join(f"{spread.median:.0f}" for spread in facts.size)
-        _say(
-            console,
-            f"{facts.studies} studies of {facts.patients} patients, {facts.modality}, "
-            f"median {size} voxels of {spacing} mm (T, H, W); {facts.device}",
-        )
+        _say(console, _facts(made.facts))
+
+
+def _facts(facts: Fingerprint) -> str:
+    spacing = " x ".join(f"{spread.median:.3g}" for spread in facts.spacing)
+    size = " x ".join(f"{spread.median:.0f}" for spread in facts.size)
+    return (
+        f"{facts.studies} studies of {facts.patients} patients, {facts.modality}, "
+        f"median {size} voxels of {spacing} mm (T, H, W); {facts.device}"
+    )
 
 
 def _show(run: Run, console: Console) -> None:

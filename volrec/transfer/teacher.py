@@ -17,8 +17,9 @@ from volrec.errors import ConfigError, RunError
 from volrec.networks.backbones import create_backbone
 from volrec.transforms.intensity import BatchIntensity
 from volrec.weights import load_backbone
+from volrec.weights.files import read_card
 
-__all__ = ["Teacher", "load_teacher"]
+__all__ = ["Teacher", "card_of", "load_teacher"]
 
 BUNDLED = ("efficientnet-lite0",)
 """Networks whose weights come in a package of their own."""
@@ -172,6 +173,12 @@ def load_teacher(config: TeacherConfig, *, intensity: IntensityConfig, canvas: S
     return Teacher(backbone, intensity=chosen, contract=contract, size=size, facts=facts)
 
 
+def card_of(config: TeacherConfig) -> dict[str, Any] | None:
+    """Return the card of a teacher in a file of volrec; None for one of a package or library, which has none."""
+    source = str(config.source)
+    return None if source in BUNDLED or source.startswith(LIBRARIES) else read_card(_file(source))
+
+
 def _open(config: TeacherConfig) -> tuple[nn.Module, dict[str, Any], str]:
     """Return backbone, card and a name without the folders of this machine."""
     source = str(config.source)
@@ -190,6 +197,13 @@ def _open(config: TeacherConfig) -> tuple[nn.Module, dict[str, Any], str]:
                 code="teacher",
             )
         return (*_of_library(source, config.weights), source)
+    path = _file(source)
+    backbone, card = load_backbone(path)
+    return backbone, card, path.parent.parent.name if path.name == "weights.safetensors" else path.name
+
+
+def _file(source: str) -> Path:
+    """Return the weights file that a path means."""
     path = Path(source).expanduser()
     if path.is_dir():
         weights = path / "teacher" / "weights.safetensors"
@@ -212,8 +226,7 @@ def _open(config: TeacherConfig) -> tuple[nn.Module, dict[str, Any], str]:
             where="teacher.source",
             code="teacher",
         )
-    backbone, card = load_backbone(path)
-    return backbone, card, path.parent.parent.name if path.name == "weights.safetensors" else path.name
+    return path
 
 
 def _of_library(name: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
