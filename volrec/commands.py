@@ -23,7 +23,18 @@ WIDE = 130
 MOST_LAYERS = 64
 """Layers of a network up to which each has a line of its own."""
 
-__all__ = ["demo", "evaluate", "import_weights", "inspect", "learn_weights", "models", "plan", "predict", "schema", "train"]
+__all__ = [
+    "demo",
+    "evaluate",
+    "import_weights",
+    "inspect",
+    "learn_weights",
+    "models",
+    "plan",
+    "predict",
+    "schema",
+    "train",
+]
 
 
 def inspect(
@@ -167,8 +178,10 @@ def learn_weights(
     headings, rows = matching_rows(run.folder)
     if rows:
         terminal.print_rows(headings, rows, console, plain=True)
-    use = f"transfer FOLDER --teacher {run.path}" if kind == "pretrain" else f"train FOLDER --labels T --init {run.path}"
-    _say(console, f"Run: {run.path}\nReport: {run.report.resolve().as_uri()}\nNext: volrec {use}")
+    use = (
+        f"transfer FOLDER --teacher {run.path}" if kind == "pretrain" else f"train FOLDER --labels T --init {run.path}"
+    )
+    _say(console, f"Run: {run.path}\nReport: {run.report.resolve().as_uri()}\nNext: volrec {use} {run.path}")
     return run.problems
 
 
@@ -332,9 +345,10 @@ def _short(paper: str, year: int | None) -> str:
 
 def schema(console: Console, *, as_json: bool, kind: str = "train") -> None:
     """Print every key of a plan with its meaning, or the JSON schema; `kind` is the command that obeys it."""
-    from volrec.config import PretrainConfig, TrainConfig, TransferConfig, json_schema
+    from volrec.config import PretrainConfig, Section, TrainConfig, TransferConfig, json_schema
 
-    chosen = {"train": TrainConfig, "pretrain": PretrainConfig, "transfer": TransferConfig}[kind]
+    schemas: dict[str, type[Section]] = {"train": TrainConfig, "pretrain": PretrainConfig, "transfer": TransferConfig}
+    chosen = schemas[kind]
     if as_json:
         console.print(json.dumps(json_schema(chosen), indent=2), markup=False, highlight=False, soft_wrap=True)
     else:

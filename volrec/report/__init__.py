@@ -1,6 +1,7 @@
 """Tables, plots and pages for people: what inspect says of a folder, and the one-file report of a run.
 
-`write_report` renders a run, `write_weights_report` one of pretraining or transfer; `contact_sheet` draws the studies of an index.
+`write_report` renders a run, `write_weights_report` one of pretraining or transfer; `contact_sheet` draws the studies
+of an index.
 """
 
 from __future__ import annotations

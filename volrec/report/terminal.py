@@ -82,14 +82,14 @@ def schema_rows(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list[
     return rows
 
 
-def print_keys(console: Console) -> None:
+def print_keys(console: Console, *, schema: type[BaseModel] = TrainConfig) -> None:
     """Print every key of a plan with its meaning."""
     from rich.table import Table
 
     table = Table(show_edge=False, show_lines=False)
     for heading in ("key", "values", "default", "meaning"):
         table.add_column(heading, overflow="fold")
-    for row in schema_rows():
+    for row in schema_rows(schema):
         table.add_row(*(_escape(cell) for cell in row))
     console.print(table)
 

@@ -29,7 +29,13 @@ _GRACE_SECONDS = 60.0
 
 
 def run_processes(
-    config: Mapping[str, object], out: Path, *, resume: bool, reasons: Mapping[str, str], devices: int
+    config: Mapping[str, object],
+    out: Path,
+    *,
+    resume: bool,
+    reasons: Mapping[str, str],
+    devices: int,
+    worker: str = "volrec.training.worker",
 ) -> None:
     """Run one training in `devices` fresh processes on this machine and wait for it.
 
@@ -45,6 +51,8 @@ def run_processes(
         Why each value of the configuration was chosen.
     devices : int
         Number of processes.
+    worker : str
+        Module that each process runs.
 
     Raises
     ------
@@ -76,7 +84,7 @@ def run_processes(
             for number in range(devices):
                 children.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "volrec.training.worker"],
+                        [sys.executable, "-m", worker],
                         env=environment | {"RANK": str(number), "LOCAL_RANK": str(number)},
                         stdin=subprocess.PIPE,  # closes when this process dies, which tells them to stop
                         start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on

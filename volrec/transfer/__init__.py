@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from volrec.transfer.prepare import PretrainRun, TransferRun
-    from volrec.transfer.pretrain import pretrain
+    from volrec.transfer.pretraining import pretrain
     from volrec.transfer.student import transfer
     from volrec.transfer.teacher import Teacher, load_teacher
 
@@ -22,7 +22,7 @@ _HOME = {
     "Teacher": "teacher",
     "TransferRun": "prepare",
     "load_teacher": "teacher",
-    "pretrain": "pretrain",
+    "pretrain": "pretraining",
     "transfer": "student",
 }
 

@@ -38,6 +38,7 @@ from volrec.transfer.places import PlaceData
 from volrec.transfer.prepare import Prepared, TransferRun, prepare, signature_of, unique
 from volrec.transfer.slices import make_augment
 from volrec.transfer.teacher import Teacher, load_teacher
+from volrec.transfer.worker import WORKER
 from volrec.weights import load_state, load_weights, save_weights
 
 __all__ = ["TransferModule", "transfer"]
@@ -91,7 +92,8 @@ def transfer(
     check_world(config.trainer.devices, config.trainer.num_nodes)
     if config.trainer.devices > 1 and not is_launched():
         place(config)
-        run_processes(config.to_dict(), out, resume=resume, reasons=reasons or {}, devices=config.trainer.devices)
+        told: Any = {"resume": resume, "reasons": reasons or {}, "devices": config.trainer.devices}
+        run_processes(config.to_dict(), out, worker=WORKER, **told)
         return TransferRun.open(out)
     with process_group(place(config).accelerator):
         made = on_main(lambda: prepare(config, TransferRun, out, resume=resume, reasons=reasons))

@@ -32,6 +32,7 @@ from volrec.training.seeds import seed_dropout, step_seed
 from volrec.transfer.losses import nt_xent, vicreg
 from volrec.transfer.prepare import Prepared, PretrainRun, prepare, signature_of, unique
 from volrec.transfer.slices import SliceViews, ViewData, even_slices, step_mm
+from volrec.transfer.worker import WORKER
 from volrec.weights import save_weights
 
 __all__ = ["SliceModule", "SliceNetwork", "place_retrieval", "pretrain"]
@@ -83,7 +84,8 @@ def pretrain(
     check_world(config.trainer.devices, config.trainer.num_nodes)
     if config.trainer.devices > 1 and not is_launched():
         place(config)
-        run_processes(config.to_dict(), out, resume=resume, reasons=reasons or {}, devices=config.trainer.devices)
+        told: Any = {"resume": resume, "reasons": reasons or {}, "devices": config.trainer.devices}
+        run_processes(config.to_dict(), out, worker=WORKER, **told)
         return PretrainRun.open(out)
     with process_group(place(config).accelerator):
         made = on_main(lambda: prepare(config, PretrainRun, out, resume=resume, reasons=reasons))

@@ -1,71 +1,30 @@
-"""The command ``volrec``: arguments in, one call of the API out.
-
-Heavy imports stay inside the commands, so that ``volrec --help`` answers at once.
-"""
+"""Commands for studies and labels: look at them, train, evaluate, predict; and the two that need none."""
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import Parameter
 
-from volrec.errors import Problem, VolrecError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["app", "main"]
-
-OK, FAILED, SOME_QUARANTINED, INTERRUPTED = 0, 2, 3, 130
-
-app = App(
-    name="volrec",
-    help=(
-        "Recognise what is in CT and MR volumes by reading the slice axis as the time axis of a video.\n\n"
-        "Start with `volrec demo` (about two minutes), look at your data with `volrec inspect FOLDER`, and train on it "
-        "with `volrec train FOLDER --labels labels.csv`.\n\n"
-        "Exit codes: 0 all was used; 3 some studies were quarantined; 2 nothing usable, or wrong arguments."
-    ),
-    help_format="markdown",
-    version_flags=["--version"],
-    default_parameter=Parameter(negative_iterable=""),
-    suppress_keyboard_interrupt=False,  # its text says how to go on; `main` prints it
+from volrec.cli.shell import (
+    LEARN,
+    LOOK,
+    OK,
+    TRY,
+    USE,
+    Config,
+    Folder,
+    Init,
+    Labels,
+    Set,
+    Target,
+    app,
+    console,
+    finish,
+    pairs,
 )
-LOOK = Group("Look", sort_key=1)
-LEARN = Group("Learn", sort_key=2)
-USE = Group("Use", sort_key=3)
-TRY = Group("Try", sort_key=4)
-
-Folder = Annotated[Path, Parameter(help="Folder of DICOM or NIfTI studies, any layout, any file names.")]
-Labels = Annotated[
-    Path | None, Parameter(help="CSV or TSV with a column study, patient or path, and one or more target columns.")
-]
-Target = Annotated[
-    list[str] | None,
-    Parameter(
-        help="Target column; repeat it for several. Default: the one that looks like a label, and it is said which."
-    ),
-]
-Config = Annotated[str | None, Parameter(help="Recipe or plan: a YAML file, or the name of one under configs/.")]
-Set = Annotated[
-    list[str] | None,
-    Parameter(
-        name="--set", help="Change one key of the plan, e.g. --set optim.lr=0.0003 (`volrec plan --keys` lists them)."
-    ),
-]
-
-Init = Annotated[
-    str | None,
-    Parameter(
-        help="Begin with weights that exist: a run of transfer or train, a weights file, or inflate: and a run of "
-        "pretrain or the weights file of a 2D network. Network, grid and intensities are then taken from there."
-    ),
-]
+from volrec.errors import VolrecError
 
 
 @app.command(group=LOOK)
@@ -100,9 +59,9 @@ def inspect(
         all_studies=all_studies,
         jobs=jobs,
         refresh=refresh,
-        console=_console(),
+        console=console(),
     )
-    return _finish(problems, say=False)
+    return finish(problems, say=False)
 
 
 @app.command(group=LEARN)
@@ -128,7 +87,7 @@ def plan(
     from volrec import commands
 
     if keys or schema:
-        commands.schema(_console(), as_json=schema)
+        commands.schema(console(), as_json=schema)
         return OK
     if out.exists() and not overwrite:
         raise VolrecError(
@@ -137,12 +96,12 @@ def plan(
             where=out,
             code="plan-exists",
         )
-    overrides = _pairs(set_)
+    overrides = pairs(set_)
     if init is not None:
         overrides.setdefault("init.source", init)
-    return _finish(
+    return finish(
         commands.plan(
-            folder, labels=labels, target=target, config=config, overrides=overrides, out=out, console=_console()
+            folder, labels=labels, target=target, config=config, overrides=overrides, out=out, console=console()
         )
     )
 
@@ -180,7 +139,7 @@ def train(
     """
     from volrec import commands
 
-    overrides = _pairs(set_)
+    overrides = pairs(set_)
     for key, value in {
         "split.folds": folds,
         "split.fold": fold,
@@ -200,7 +159,7 @@ def train(
             where=resume,
             code="resume-options",
         )
-    return _finish(
+    return finish(
         commands.train(
             folder,
             labels=labels,
@@ -209,7 +168,7 @@ def train(
             overrides=overrides,
             out=out,
             resume=resume,
-            console=_console(),
+            console=console(),
         )
     )
 
@@ -231,8 +190,8 @@ def evaluate(
     """
     from volrec import commands
 
-    return _finish(
-        commands.evaluate(run, folder, labels=labels, out=out, include_training=include_training, console=_console())
+    return finish(
+        commands.evaluate(run, folder, labels=labels, out=out, include_training=include_training, console=console())
     )
 
 
@@ -252,7 +211,7 @@ def predict(
     """
     from volrec import commands
 
-    return _finish(commands.predict(run, folder, out=out, device=device, console=_console()))
+    return finish(commands.predict(run, folder, out=out, device=device, console=console()))
 
 
 @app.command(group=TRY)
@@ -270,7 +229,7 @@ def demo(
     """
     from volrec import commands
 
-    return _finish(commands.demo(out, seed=seed, console=_console()))
+    return finish(commands.demo(out, seed=seed, console=console()))
 
 
 @app.command(group=TRY)
@@ -296,7 +255,7 @@ def phantom(
     folder = make_phantoms(
         out, task=task, studies=studies, seed=seed, size=size, slices=slices, tilt=tilt, vary_spacing=vary_spacing
     )
-    _console().print(
+    console().print(
         f"{studies} studies in {folder}. Next: volrec train {folder} --labels {folder / 'labels.csv'}", markup=False
     )
     return OK
@@ -315,126 +274,5 @@ def models(
     """
     from volrec import commands
 
-    commands.models(name, _console())
+    commands.models(name, console())
     return OK
-
-
-@app.command(group=LEARN, name="import-weights")
-def import_weights(
-    file: Annotated[
-        str,
-        Parameter(
-            help="State dict of PyTorch, safetensors file, caffemodel or TensorFlow checkpoint; or efficientnet-lite0, "
-            "whose weights a package carries."
-        ),
-    ],
-    *,
-    as_: Annotated[
-        str | None, Parameter(name="--as", help="Network (`volrec models`) or backbone, e.g. i3d or resnet-50.")
-    ] = None,
-    format: Annotated[str | None, Parameter(help="Format of the keys. Default: recognised.")] = None,
-    classes: Annotated[Path | None, Parameter(help="Class names, one a line, also as `0 name`.")] = None,
-    mean: Annotated[Path | None, Parameter(help="Mean volume of Caffe (binaryproto).")] = None,
-    out: Annotated[Path | None, Parameter(help="Safetensors file. Default: NETWORK-FILE.safetensors here.")] = None,
-    all_keys: Annotated[bool, Parameter(name="--all", negative="", help="List every key that was loaded.")] = False,
-) -> int:
-    """Turn weights that others trained into a file of volrec, and say what became of every key.
-
-    Example: `volrec import-weights rgb_imagenet.pt --as i3d`
-    """
-    from volrec import commands
-
-    commands.import_weights(
-        file, as_=as_, format=format, classes=classes, mean=mean, out=out, all_keys=all_keys, console=_console()
-    )
-    return OK
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code (the console script)."""
-    # Set before torch loads: threads that spin while they wait make a shared machine several times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", handlers=[_Terminal()])
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        result = app(tokens, exit_on_error=False, print_error=True, result_action="return_value")
-    except CycloptsError:
-        return FAILED
-    except VolrecError as error:
-        _say_error(error)
-        return FAILED
-    except KeyboardInterrupt as interruption:
-        text = str(interruption) or "Interrupted; what was finished is kept."
-        sys.stderr.write(f"\n{text}\n")
-        return INTERRUPTED
-    except BrokenPipeError:
-        return OK
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: {place}{error.strerror or error}\n")
-        return FAILED
-    return result if isinstance(result, int) else OK
-
-
-class _Terminal(logging.StreamHandler):
-    """Messages to standard error as it is at the moment: a progress bar replaces it to keep its line whole."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:
-        """Standard error."""
-        return sys.stderr
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
-
-
-def _say_error(error: VolrecError) -> None:
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    console.print("[bold red]error:[/]", end=" ")
-    where = f"{error.where}: " if error.where else ""
-    console.print(f"{where}{error.problem}", markup=False, highlight=False, soft_wrap=True)
-    if error.remedy:
-        console.print(f"       {error.remedy}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _finish(problems: Sequence[Problem], *, say: bool = True) -> int:
-    """Print what was quarantined and turn it into the exit code."""
-    fatal = [problem for problem in problems if problem.fatal]
-    if say and fatal:
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        console.print(f"{len(fatal)} quarantined:", style="yellow")
-        for problem in fatal[:20]:
-            console.print(
-                f"  {problem.study or problem.where}: {problem.reason} {problem.remedy}", markup=False, soft_wrap=True
-            )
-        if len(fatal) > 20:
-            console.print(f"  … and {len(fatal) - 20} more (quarantine.csv has them all)")
-    return SOME_QUARANTINED if fatal else OK
-
-
-def _pairs(settings: Sequence[str] | None) -> dict[str, Any]:
-    """Parse ``--set key=value`` (the value as YAML: 3, 0.1, true, [1, 2], name)."""
-    pairs: dict[str, Any] = {}
-    for setting in settings or ():
-        key, separator, value = setting.partition("=")
-        if not separator or not key:
-            raise VolrecError(f"--set got '{setting}'.", remedy="Write it as key=value, e.g. --set optim.lr=0.0003.")
-        import yaml
-
-        try:
-            pairs[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            pairs[key.strip()] = value
-    return pairs
