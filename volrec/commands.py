@@ -178,9 +178,7 @@ def learn_weights(
     headings, rows = matching_rows(run.folder)
     if rows:
         terminal.print_rows(headings, rows, console, plain=True)
-    use = (
-        f"transfer FOLDER --teacher {run.path}" if kind == "pretrain" else f"train FOLDER --labels T --init {run.path}"
-    )
+    use = "transfer FOLDER --teacher" if kind == "pretrain" else "train FOLDER --labels labels.csv --init"
     _say(console, f"Run: {run.path}\nReport: {run.report.resolve().as_uri()}\nNext: volrec {use} {run.path}")
     return run.problems
 
