@@ -84,13 +84,20 @@ def spoil(small: Small, number: int) -> None:
     Path(small.entries[small.cases[number].series.uid].path).write_bytes(b"nothing")
 
 
-def small_teacher(*, width: float = 0.0625, seed: int = 3, contract: Any = None, size: int | None = None) -> Teacher:
+def small_teacher(
+    *,
+    width: float = 0.0625,
+    seed: int = 3,
+    contract: Any = None,
+    size: int | None = None,
+    intensity: IntensityConfig | None = None,
+) -> Teacher:
     """Return a narrow teacher with drawn weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = create_backbone("resnet-18", in_channels=1, width=width, stem_stride=1)
     facts = {"sha256": f"{seed}-{width}", "source": "drawn"}
-    return Teacher(backbone, intensity=IntensityConfig(), contract=contract, size=size, facts=facts)
+    return Teacher(backbone, intensity=intensity or IntensityConfig(), contract=contract, size=size, facts=facts)
 
 
 def prepared(small: Small, config: Any, *, held: int = 0) -> Prepared:
