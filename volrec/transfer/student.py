@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from volrec import networks
 from volrec.config import AugmentConfig, TransferConfig
-from volrec.errors import ConfigError, Problem, StoreError
+from volrec.errors import Problem, StoreError
 from volrec.runs import Member
 from volrec.training.callbacks import Validation
 from volrec.training.devices import place
@@ -35,7 +35,7 @@ from volrec.transfer.features import TeacherFeatures, TeacherView
 from volrec.transfer.held_out import HeldOut
 from volrec.transfer.matching import MatchingHead, MatchingNetwork, PairLogits, matching_loss, shuffled_order
 from volrec.transfer.places import PlaceData
-from volrec.transfer.prepare import Prepared, TransferRun, prepare, signature_of, unique
+from volrec.transfer.prepare import Prepared, TransferRun, check_settings, prepare, signature_of, unique, without_nan
 from volrec.transfer.slices import make_augment
 from volrec.transfer.teacher import Teacher, load_teacher
 from volrec.transfer.worker import WORKER
@@ -82,10 +82,10 @@ def transfer(
     out = Path(out)
     if resume:
         run = TransferRun.open(out)
+        config = run.config  # raises for a run of another command
         if run.finished:
             log.info("%s is finished already", out)
             return run if is_main_process() else None
-        config = run.config
     # What may be wrong with teacher and student is said before the folder is scanned.
     teacher = load_teacher(config.teacher, intensity=config.intensity, canvas=config.preprocess.canvas)
     _check(config)
@@ -334,7 +334,7 @@ def _finish(made: Prepared, member: Member, module: TransferModule, held: HeldOu
         report = held.report(module.network.to("cpu"))
         made.run.write_table("matching", report.table)
         facts |= report.facts
-    made.run.write_metrics(facts)
+    made.run.write_metrics(without_nan(facts))
     member.finish()
 
 
@@ -373,13 +373,7 @@ def _usual_spacing(made: Prepared) -> list[float] | None:
 
 
 def _check(config: TransferConfig) -> None:
-    if config.augment.mixup:
-        raise ConfigError(
-            f"augment.mixup is {config.augment.mixup:g}, which pairs cannot have.",
-            remedy="Set it to 0.",
-            where="augment.mixup",
-            code="config",
-        )
+    check_settings(config, "a transfer")
     if config.matching.negatives.get("order") and config.sampling.clip_length < 3:
         shuffled_order(1, config.sampling.clip_length, torch.Generator())  # raises
 
