@@ -114,7 +114,7 @@ def pretrain_config(**sections: Any) -> PretrainConfig:
     """Return a small configuration; sections are merged over it."""
     values: dict[str, Any] = {
         "backbone": {"name": "resnet-18", "width": 0.0625, "stem_stride": 1},
-        "method": {"projection": [16, 8]},
+        "method": {"name": "vicreg", "projection": [16, 8], "weights": [25.0, 25.0, 1.0]},
         "views": {"neighbours": 3.01, "slices": 2},
         "augment": {"shift": 1.0, "noise": 0.05},
         "optim": {"batch_size": 8, "lr": 3e-3},
@@ -130,7 +130,7 @@ def transfer_config(**sections: Any) -> TransferConfig:
         "sampling": {"clip_length": 4},
         "augment": {"shift": 1.0, "noise": 0.05},
         "teacher": {"source": "none", "views": 2, "augment": {"shift": 1.0, "noise": 0.05}},
-        "matching": {"hidden": [16, 8]},
+        "matching": {"hidden": [16, 8], "negatives": {"patient": 0.5, "place": 0.25, "order": 0.25}},
         "optim": {"batch_size": 4, "lr": 3e-3},
         "trainer": TRAINER,
     }
