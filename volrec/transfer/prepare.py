@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from volrec.data.labels import Case, Cohort, join
 from volrec.data.store import Store
 from volrec.errors import ConfigError, DataError, LabelsError, Problem
 from volrec.runs import RunFolder
+from volrec.training.distributed import is_main_process
 
 __all__ = [
     "Prepared",
@@ -87,6 +89,10 @@ class Prepared:
         """Modality of the studies, where they share one."""
         found = {case.series.modality for case in (*self.train, *self.held)}
         return found.pop() if len(found) == 1 else ""
+
+    def logging(self) -> AbstractContextManager[None]:
+        """Write the run's log during a block, in the first process alone."""
+        return self.run.logging() if is_main_process() else nullcontext()
 
 
 def prepare(

@@ -276,7 +276,7 @@ def _fit(made: Prepared) -> list[Problem]:
     def validate(network: nn.Module, flag: StopFlag) -> Validation:
         return _validate(made, module, network, metric=metric, stop=flag)
 
-    with made.run.logging():
+    with made.logging():
         state = run_loop(
             config,
             placement=placement,

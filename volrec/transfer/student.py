@@ -19,6 +19,7 @@ from volrec.training.callbacks import Validation
 from volrec.training.devices import place
 from volrec.training.distributed import (
     check_world,
+    gather,
     is_launched,
     is_main_process,
     on_main,
@@ -261,11 +262,11 @@ def _fit(made: Prepared, teacher: Teacher) -> list[Problem]:
     view = TeacherView(teacher, config.teacher.augment, seed=config.trainer.seed)
     kept = TeacherFeatures(view, store=made.store, views=max(1, config.teacher.views))
     problems: list[Problem] = []
-    with made.run.logging():
+    with made.logging():
         # The held-out studies are always encoded once: they are looked at after every epoch.
         wanted = [*made.train, *made.held] if config.teacher.views else [*made.held]
-        problems += kept.fill(wanted, made.entries, device=device, part=(rank(), world_size()))
-    on_main(lambda: None)  # every rank has encoded its share from here on
+        problems += gather(kept.fill(wanted, made.entries, device=device, part=(rank(), world_size())))
+    # Every rank has encoded its share from here on.
     features = kept if config.teacher.views else None
     data = PlaceData(
         config, made.train, made.entries, store=made.store, features=features, accelerator=placement.accelerator
@@ -299,7 +300,7 @@ def _fit(made: Prepared, teacher: Teacher) -> list[Problem]:
     def validate(network: nn.Module, flag: StopFlag) -> Validation:
         return held.validate(network, stop=flag)
 
-    with made.run.logging():
+    with made.logging():
         state = run_loop(
             config,
             placement=placement,
