@@ -9,7 +9,19 @@ import pytest
 
 from volrec.cli import app, main
 
-COMMANDS = ("inspect", "plan", "train", "evaluate", "predict", "demo", "phantom", "models", "import-weights")
+COMMANDS = (
+    "inspect",
+    "plan",
+    "train",
+    "evaluate",
+    "predict",
+    "demo",
+    "phantom",
+    "models",
+    "pretrain",
+    "transfer",
+    "import-weights",
+)
 HEAVY = ("torch", "monai", "pytorch_lightning", "pandas", "numpy", "pydicom", "sklearn", "matplotlib", "pydantic")
 
 

@@ -10,7 +10,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volrec.config import TrainConfig, apply_overrides, dump_yaml, json_schema, load_config, parse_config
+from volrec.config import (
+    PretrainConfig,
+    Section,
+    TrainConfig,
+    TransferConfig,
+    apply_overrides,
+    dump_yaml,
+    json_schema,
+    kind_of,
+    load_config,
+    parse_config,
+)
 from volrec.errors import ConfigError
 from volrec.report.terminal import schema_rows
 
@@ -119,3 +130,84 @@ def test_shipped_recipes_are_valid() -> None:
     for recipe in recipes:
         config = load_config(recipe)
         assert config.data.folder is None, f"{recipe.name} names a folder of one machine"
+
+
+@pytest.mark.parametrize("schema", [PretrainConfig, TransferConfig])
+def test_plans_of_weights_come_back_as_they_were_written(schema: type[Section], tmp_path: Path) -> None:
+    values = {
+        "data": {"folder": "/data", "studies": "list.txt"},
+        "holdout": {"share": 0.25, "seed": 3},
+        "optim": {"lr": 0.01},
+        "augment": {"flip": {"W": 0.5}},
+    }
+    if schema is TransferConfig:
+        values |= {
+            "teacher": {"source": "runs/t", "intensity": {"kind": "window", "windows": ["brain"]}, "size": 64},
+            "matching": {"negatives": {"order": 2, "patient": 1}, "projection": 0, "head": "concat"},
+        }
+    else:
+        values |= {"method": {"name": "simclr", "projection": [64], "temperature": 0.1}, "backbone": {"width": 0.5}}
+    config = parse_config(values, schema=schema)
+    path = tmp_path / "plan.yaml"
+    path.write_text(dump_yaml(config, {"holdout.share": "a quarter"}), encoding="utf-8")
+    again = load_config(path, schema=schema)
+    assert again == config
+    assert "# a quarter" in path.read_text(encoding="utf-8")
+    # Down to the order of what is added up, which shows in the last bit of a sum.
+    assert json.dumps(again.to_dict()) == json.dumps(config.to_dict())
+
+
+def test_the_kinds_of_negatives_have_one_order() -> None:
+    config = parse_config(
+        {"matching": {"negatives": {"order": 0.1, "place": 0.2, "patient": 0.3}}}, schema=TransferConfig
+    )
+    assert list(config.matching.negatives.items()) == [("patient", 0.3), ("place", 0.2), ("order", 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("schema", "values", "message"),
+    [
+        (PretrainConfig, {"method": {"temprature": 0.1}}, "did you mean 'temperature'"),
+        (PretrainConfig, {"backbne": {}}, "did you mean 'backbone'"),
+        (PretrainConfig, {"teacher": {"source": "x"}}, "unknown key 'teacher'"),
+        (TransferConfig, {"matching": {"negatves": {}}}, "did you mean 'negatives'"),
+        (TransferConfig, {"matching": {"negatives": {"patients": 1}}}, "'patient'"),
+        (TransferConfig, {"matching": {"negatives": {"patient": 0, "place": 0.0}}}, "at least one kind"),
+        (TransferConfig, {"matching": {"negatives": {}}}, "at least one kind"),
+        (TransferConfig, {"matching": {"negatives": {"patient": -1}}}, "matching.negatives"),
+        (TransferConfig, {"sampling": {"train": "segments"}}, "random or center in a transfer, got 'segments'"),
+        (TransferConfig, {"teacher": {"size": 8}}, "teacher.size"),
+        (PretrainConfig, {"holdout": {"share": 1.0}}, "holdout.share"),
+        (PretrainConfig, {"views": {"window_level": 1.0}}, "views.window_level"),
+    ],
+)
+def test_faults_of_plans_of_weights_are_named(schema: type[Section], values: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values, schema=schema)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "kind", "command"),
+    [
+        (TrainConfig, "pretrain", "volrec pretrain"),
+        (TrainConfig, "transfer", "volrec transfer"),
+        (PretrainConfig, "transfer", "volrec transfer"),
+        (TransferConfig, "pretrain", "volrec pretrain"),
+    ],
+)
+def test_a_plan_of_another_command_says_which(schema: type[Section], kind: str, command: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(f"kind: {kind}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, schema=schema)
+    assert command in str(caught.value)
+
+
+@pytest.mark.parametrize("schema", [PretrainConfig, TransferConfig])
+def test_every_key_of_plans_of_weights_is_explained(schema: type[Section]) -> None:
+    json.dumps(json_schema(schema))
+    rows = schema_rows(schema)
+    assert [key for key, _, _, meaning in rows if not meaning] == []
+    assert kind_of(schema) in {"pretrain", "transfer"} and kind_of(TrainConfig) == "train"
+    assert any(key == "holdout.share" for key, *_ in rows)

@@ -22,12 +22,14 @@ from volrec.data.datasets import (
     balance_groups,
     clip_loader,
     collate,
+    own_slices,
+    source_slices,
     stored_slice_targets,
 )
 from volrec.data.entries import Entry, StoredVolume, study_quantiles, write_entry
 from volrec.data.store import Store
 from volrec.errors import ConfigError, DataError, Problem
-from volrec.transforms.preprocess import preprocess_array
+from volrec.transforms.preprocess import own_region, preprocess_array
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,47 @@ def test_slice_labels_pass_through_resampling_and_canvas(spacing: Any, canvas: A
     np.testing.assert_array_equal(found, np.where(expected == 0, np.nan, expected))
     pairs = stored_slice_targets(np.stack([numbers, -numbers], axis=1), StoredVolume(array, affine, np.empty(0), meta))
     np.testing.assert_array_equal(pairs[:, 1], -found)
+
+
+OBLIQUE = np.array([[0, 0, 0.8, -20], [0, 0.8, 0, 5], [2.5, 0.1, 0, 100], [0, 0, 0, 1]], dtype=float)
+
+
+@pytest.mark.parametrize("source", [OBLIQUE, np.diag([2.5, 0.8, 0.8, 1.0]), np.diag([-2.5, 0.8, 0.8, 1.0])])
+@pytest.mark.parametrize("canvas", [None, (40, None, None), (9, 6, 3), (41, 20, 5)])
+@pytest.mark.parametrize("spacing", [None, (1.3, None, None), (4.0, 2.0, 2.0)])
+def test_each_stored_slice_knows_the_nearest_one_of_its_study(source: np.ndarray, spacing: Any, canvas: Any) -> None:
+    shape = (17, 6, 7)
+    array, affine = preprocess_array(np.zeros(shape, np.int16), source, spacing=spacing, canvas=canvas)
+    meta = {"source_affine": source.tolist(), "source_shape": list(shape)}
+    volume = StoredVolume(array, affine, np.empty(0), meta)
+    found = source_slices(volume)
+    for number in range(array.shape[0]):
+        middle = affine @ [number, (array.shape[1] - 1) / 2, (array.shape[2] - 1) / 2, 1.0]
+        t = (np.linalg.inv(source) @ middle)[0]
+        assert abs(found[number] - t) <= 0.5 + 1e-6
+    own = own_region(shape, source, spacing=spacing, canvas=canvas)[0]
+    assert own_slices(volume) == (own.start, own.stop)
+
+
+def test_a_store_that_counts_slices_the_other_way_is_seen_through() -> None:
+    source = np.diag([3.0, 1.0, 1.0, 1.0])
+    turned = np.diag([-3.0, 1.0, 1.0, 1.0])
+    turned[0, 3] = 3.0 * 6  # stored slice 0 is the study's slice 6
+    volume = StoredVolume(
+        np.zeros((9, 4, 4), np.int16),
+        turned,
+        np.empty(0),
+        {"source_affine": source.tolist(), "source_shape": [5, 4, 4]},
+    )
+    assert source_slices(volume).tolist() == [6, 5, 4, 3, 2, 1, 0, -1, -2]
+    assert own_slices(volume) == (2, 7)
+
+
+def test_where_no_slice_is_known_to_be_the_studys_all_are_taken() -> None:
+    far = np.eye(4)
+    far[0, 3] = 1000.0
+    meta = {"source_affine": np.eye(4).tolist(), "source_shape": [5, 4, 4]}
+    assert own_slices(StoredVolume(np.zeros((6, 4, 4), np.int16), far, np.empty(0), meta)) == (0, 6)
 
 
 @settings(max_examples=40, deadline=None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from volrec.config.sections import (
     AugmentConfig,
@@ -151,6 +151,12 @@ class MatchingConfig(Section):
     """What the layers read: both features side by side (the paper), or with their product as well."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of the two features."""
+
+    @field_validator("negatives", mode="after")
+    @classmethod
+    def _in_order(cls, value: dict[Negative, float]) -> dict[Negative, float]:
+        # The order of a sum shows in its last bit: a plan that is read back, its keys sorted, has to give the same.
+        return {kind: value[kind] for kind in get_args(Negative) if kind in value}
 
     @model_validator(mode="after")
     def _some(self) -> MatchingConfig:

@@ -43,8 +43,10 @@ def write_weights_report(run: RunFolder) -> Path:
 def weights_headline(run: RunFolder) -> str:
     """Return the result in a line or two, for the terminal and the head of the report."""
     metrics = run.metrics
-    if "value" not in metrics:
-        return f"{metrics['studies']} studies taught it; none was held out, so nothing was measured."
+    if metrics.get("value") is None:
+        held = metrics["held_out"] or "none"
+        why = "they are too few to be told apart" if metrics["held_out"] else "so nothing was measured"
+        return f"{metrics['studies']} studies taught it; held out: {held}, {why}."
     value, held = metrics["value"], metrics["held_out"]
     if metrics["metric"] == "matching":
         return (
@@ -65,12 +67,16 @@ def matching_rows(run: RunFolder) -> tuple[list[str], list[list[str]]]:
     headings = ["does not belong together", "taught", "pairs", "accuracy (95 %)", "AUC (95 %)", "statistics alone, AUC"]
     rows = []
     for kind, line in run.metrics.get("matching", {}).items():
-        spans = [
-            f"{line[name]:.3f} [{line[f'{name}_low']:.3f}, {line[f'{name}_high']:.3f}]" for name in ("accuracy", "auc")
-        ]
+        spans = [_span(line, name) for name in ("accuracy", "auc")]
         taught = "yes" if line["taught"] else "no"
         rows.append([KINDS[kind], taught, str(line["pairs"]), *spans, f"{line['auc_of_statistics']:.3f}"])
     return headings, rows
+
+
+def _span(line: dict[str, Any], name: str) -> str:
+    if line[f"{name}_low"] is None:  # one patient cannot be drawn again
+        return f"{line[name]:.3f}"
+    return f"{line[name]:.3f} [{line[f'{name}_low']:.3f}, {line[f'{name}_high']:.3f}]"
 
 
 def _about(run: RunFolder) -> str:
@@ -84,7 +90,7 @@ def _about(run: RunFolder) -> str:
 def _tiles(metrics: dict[str, Any]) -> str:
     facts = [(str(metrics["studies"]), "studies taught"), (str(metrics["held_out"]), "studies held out")]
     facts.append((str(metrics["epochs"]), "epochs"))
-    if "value" in metrics:
+    if metrics.get("value") is not None:
         names = {"matching": "matching AUC", "retrieval": "places found again"}
         facts.insert(0, (f"{metrics['value']:.3f}", names.get(metrics["metric"], metrics["metric"])))
     return tiles(facts)

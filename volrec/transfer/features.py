@@ -133,11 +133,12 @@ class TeacherFeatures:
         StoreError
             When the disk is full or cannot be written.
         """
-        todo = [case for case in cases if not self.path(entries[case.series.uid], case.study).is_file()]
-        todo = todo[part[0] :: part[1]]
+        # Shares of all studies, not of those left to do: the processes do not look at the same moment.
+        share = cases[part[0] :: part[1]]
+        todo = [case for case in share if not self.path(entries[case.series.uid], case.study).is_file()]
         problems: list[Problem] = []
         if todo:
-            log.info("the teacher encodes %d of %d studies, %d views each", len(todo), len(cases), self.views)
+            log.info("the teacher encodes %d of %d studies, %d views each", len(todo), len(share), self.views)
         teacher = self.view.teacher.to(device)
         for case in track(todo, "teacher encodes", len(todo)):
             entry = entries[case.series.uid]
@@ -164,7 +165,7 @@ class TeacherFeatures:
         path = self.path(entry, study)
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise StoreError(
                 f"the teacher's features cannot be read ({error}).",
                 remedy="Delete the file and go on with --resume: they are encoded anew.",

@@ -41,7 +41,8 @@ def vicreg(first: Tensor, second: Tensor, *, weights: Sequence[float]) -> Tensor
     """Return VICReg's loss: views agree, every feature varies, and no two features say the same.
 
     A. Bardes, J. Ponce, Y. LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
-    ICLR 2022, eq. 1 to 6; the variance of the two views is averaged, as in the released code.
+    ICLR 2022, eq. 1 to 6. As in the released code the invariance is the mean over features, not their sum, and the
+    variance of the two views is averaged.
 
     Parameters
     ----------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,14 +15,25 @@ import pandas as pd
 
 from volrec.config import DataConfig, PretrainConfig, TransferConfig
 from volrec.data.entries import Entry
-from volrec.data.images import ImageSet, hold_out, read_studies, unlabelled
+from volrec.data.images import ImageSet, hold_out, unlabelled
 from volrec.data.label_table import some
 from volrec.data.labels import Case, Cohort, join
 from volrec.data.store import Store
 from volrec.errors import ConfigError, DataError, LabelsError, Problem
 from volrec.runs import RunFolder
+from volrec.training.distributed import is_main_process
 
-__all__ = ["Prepared", "PretrainRun", "TransferRun", "images_of", "prepare", "signature_of"]
+__all__ = [
+    "Prepared",
+    "PretrainRun",
+    "TransferRun",
+    "check_settings",
+    "images_of",
+    "prepare",
+    "signature_of",
+    "unique",
+    "without_nan",
+]
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +89,10 @@ class Prepared:
         """Modality of the studies, where they share one."""
         found = {case.series.modality for case in (*self.train, *self.held)}
         return found.pop() if len(found) == 1 else ""
+
+    def logging(self) -> AbstractContextManager[None]:
+        """Write the run's log during a block, in the first process alone."""
+        return self.run.logging() if is_main_process() else nullcontext()
 
 
 def prepare(
@@ -151,18 +168,36 @@ def images_of(config: Any) -> tuple[Cohort | ImageSet, list[Problem], pd.DataFra
             code="config",
         )
     found = index(data.folder, series=data.series, missing_slices=data.missing_slices)
+    images = unlabelled(found, data.studies)
     cohort: Cohort | ImageSet
     if data.labels is None:
-        cohort = unlabelled(found, data.studies)
+        cohort = images
     else:
         shared = ("target", "task", "classes", "slice_labels", "series", "missing_slices")
         cohort = join(found, data.labels, DataConfig(**{key: getattr(data, key) for key in shared}))
-        if data.studies is not None:
-            wanted = set(read_studies(data.studies))
-            cohort = replace(cohort, cases=tuple(case for case in cohort.cases if case.study in wanted))
+        wanted = {case.study for case in images.cases}
+        cohort = replace(cohort, cases=tuple(case for case in cohort.cases if case.study in wanted))
     if not cohort.cases:
         raise DataError("there is no study to learn from.", remedy="See `volrec inspect`.", code="no-studies")
-    return cohort, unique([*found.problems, *cohort.problems]), found.table
+    return cohort, unique([*found.problems, *images.problems, *cohort.problems]), found.table
+
+
+def check_settings(config: Any, what: str) -> None:
+    """Raise `ConfigError` for settings of `volrec train` that `what` cannot have: silence would look like use."""
+    asked = {"augment.mixup": (config.augment.mixup, 0), "optim.freeze": (config.optim.freeze, 0)}
+    asked["optim.layer_decay"] = (config.optim.layer_decay, 1)
+    for key, (value, off) in asked.items():
+        if value and value != off:
+            raise ConfigError(
+                f"{key} is {value}, which {what} cannot have.", remedy=f"Set it to {off}.", where=key, code="config"
+            )
+
+
+def without_nan(value: Any) -> Any:
+    """Return facts for ``metrics.json`` with None where a number could not be measured: JSON has no other word."""
+    if isinstance(value, dict):
+        return {key: without_nan(each) for key, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def signature_of(cases: Sequence[Case]) -> str:

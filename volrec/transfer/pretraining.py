@@ -30,7 +30,7 @@ from volrec.training.loop import NetworkModule, checkpoint_of, run_loop
 from volrec.training.losses import StudyLoss, slice_loss, soft_slice_targets, soft_targets
 from volrec.training.seeds import seed_dropout, step_seed
 from volrec.transfer.losses import nt_xent, vicreg
-from volrec.transfer.prepare import Prepared, PretrainRun, prepare, signature_of, unique
+from volrec.transfer.prepare import Prepared, PretrainRun, check_settings, prepare, signature_of, unique, without_nan
 from volrec.transfer.slices import SliceViews, ViewData, even_slices, step_mm
 from volrec.transfer.worker import WORKER
 from volrec.weights import save_weights
@@ -76,10 +76,10 @@ def pretrain(
     out = Path(out)
     if resume:
         run = PretrainRun.open(out)
+        config = run.config  # raises for a run of another command
         if run.finished:
             log.info("%s is finished already", out)
             return run if is_main_process() else None
-        config = run.config
     _check(config)
     check_world(config.trainer.devices, config.trainer.num_nodes)
     if config.trainer.devices > 1 and not is_launched():
@@ -276,7 +276,7 @@ def _fit(made: Prepared) -> list[Problem]:
     def validate(network: nn.Module, flag: StopFlag) -> Validation:
         return _validate(made, module, network, metric=metric, stop=flag)
 
-    with made.run.logging():
+    with made.logging():
         state = run_loop(
             config,
             placement=placement,
@@ -311,7 +311,7 @@ def _finish(made: Prepared, member: Member, metric: str) -> None:
         facts |= {"metric": metric, "value": float(kept[f"val_{metric}"]), "first": float(history[0][f"val_{metric}"])}
         if metric == "retrieval":
             facts |= {"places": places, "chance": 1 / max(1, places)}
-    made.run.write_metrics(facts)
+    made.run.write_metrics(without_nan(facts))
 
 
 def _held_slices(made: Prepared, index: int) -> np.ndarray:
@@ -388,13 +388,7 @@ def _check(config: PretrainConfig) -> None:
             where="method.name",
             code="config",
         )
-    if config.augment.mixup:
-        raise ConfigError(
-            f"augment.mixup is {config.augment.mixup:g}, which views of slices cannot have.",
-            remedy="Set it to 0.",
-            where="augment.mixup",
-            code="config",
-        )
+    check_settings(config, "a pretraining of slices")
 
 
 def _card(made: Prepared, *, signature: str, epoch: int, metric: str, found: Validation | None) -> dict[str, Any]:

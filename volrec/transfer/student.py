@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from volrec import networks
 from volrec.config import AugmentConfig, TransferConfig
-from volrec.errors import ConfigError, Problem, StoreError
+from volrec.errors import Problem, StoreError
 from volrec.runs import Member
 from volrec.training.callbacks import Validation
 from volrec.training.devices import place
 from volrec.training.distributed import (
     check_world,
+    gather,
     is_launched,
     is_main_process,
     on_main,
@@ -35,7 +36,7 @@ from volrec.transfer.features import TeacherFeatures, TeacherView
 from volrec.transfer.held_out import HeldOut
 from volrec.transfer.matching import MatchingHead, MatchingNetwork, PairLogits, matching_loss, shuffled_order
 from volrec.transfer.places import PlaceData
-from volrec.transfer.prepare import Prepared, TransferRun, prepare, signature_of, unique
+from volrec.transfer.prepare import Prepared, TransferRun, check_settings, prepare, signature_of, unique, without_nan
 from volrec.transfer.slices import make_augment
 from volrec.transfer.teacher import Teacher, load_teacher
 from volrec.transfer.worker import WORKER
@@ -82,10 +83,10 @@ def transfer(
     out = Path(out)
     if resume:
         run = TransferRun.open(out)
+        config = run.config  # raises for a run of another command
         if run.finished:
             log.info("%s is finished already", out)
             return run if is_main_process() else None
-        config = run.config
     # What may be wrong with teacher and student is said before the folder is scanned.
     teacher = load_teacher(config.teacher, intensity=config.intensity, canvas=config.preprocess.canvas)
     _check(config)
@@ -261,11 +262,11 @@ def _fit(made: Prepared, teacher: Teacher) -> list[Problem]:
     view = TeacherView(teacher, config.teacher.augment, seed=config.trainer.seed)
     kept = TeacherFeatures(view, store=made.store, views=max(1, config.teacher.views))
     problems: list[Problem] = []
-    with made.run.logging():
+    with made.logging():
         # The held-out studies are always encoded once: they are looked at after every epoch.
         wanted = [*made.train, *made.held] if config.teacher.views else [*made.held]
-        problems += kept.fill(wanted, made.entries, device=device, part=(rank(), world_size()))
-    on_main(lambda: None)  # every rank has encoded its share from here on
+        problems += gather(kept.fill(wanted, made.entries, device=device, part=(rank(), world_size())))
+    # Every rank has encoded its share from here on.
     features = kept if config.teacher.views else None
     data = PlaceData(
         config, made.train, made.entries, store=made.store, features=features, accelerator=placement.accelerator
@@ -299,7 +300,7 @@ def _fit(made: Prepared, teacher: Teacher) -> list[Problem]:
     def validate(network: nn.Module, flag: StopFlag) -> Validation:
         return held.validate(network, stop=flag)
 
-    with made.run.logging():
+    with made.logging():
         state = run_loop(
             config,
             placement=placement,
@@ -334,7 +335,7 @@ def _finish(made: Prepared, member: Member, module: TransferModule, held: HeldOu
         report = held.report(module.network.to("cpu"))
         made.run.write_table("matching", report.table)
         facts |= report.facts
-    made.run.write_metrics(facts)
+    made.run.write_metrics(without_nan(facts))
     member.finish()
 
 
@@ -373,13 +374,7 @@ def _usual_spacing(made: Prepared) -> list[float] | None:
 
 
 def _check(config: TransferConfig) -> None:
-    if config.augment.mixup:
-        raise ConfigError(
-            f"augment.mixup is {config.augment.mixup:g}, which pairs cannot have.",
-            remedy="Set it to 0.",
-            where="augment.mixup",
-            code="config",
-        )
+    check_settings(config, "a transfer")
     if config.matching.negatives.get("order") and config.sampling.clip_length < 3:
         shuffled_order(1, config.sampling.clip_length, torch.Generator())  # raises
 
