@@ -78,6 +78,10 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     write_study(tmp_path / "new" / "one", slices=12, size=(32, 32))
     assert "/data/new" in snippet and "epochs=30" in snippet
     quick = snippet.replace("/data/new", str(tmp_path / "new")).replace("epochs=30", "epochs=1")
+    assert quick.count("/data/ct") == 3 and quick.count('out="runs/t') == 2 and quick.count('"labels.csv"') == 1
+    short = "epochs=1, batches_per_epoch=2, workers=0, accelerator='cpu', patience=0"
+    quick = quick.replace("/data/ct", str(folder)).replace('"labels.csv"', f'"{folder}/labels.csv", {short}')
+    quick = quick.replace('out="runs/t', f'{short}, out="runs/t')
     names: dict[str, object] = {}
     exec(compile(quick, "README.md", "exec"), names)
     assert len(names["index"].studies) == 16  # type: ignore[attr-defined]
