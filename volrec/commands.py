@@ -175,7 +175,7 @@ def learn_weights(
     if run is None:
         return []
     _say(console, weights_headline(run.folder))
-    headings, rows = matching_rows(run.folder)
+    headings, rows = matching_rows(run.folder, narrow=console.width < WIDE)
     if rows:
         terminal.print_rows(headings, rows, console, plain=True)
     use = "transfer FOLDER --teacher" if kind == "pretrain" else "train FOLDER --labels labels.csv --init"

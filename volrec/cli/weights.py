@@ -36,8 +36,8 @@ def pretrain(
         str | None, Parameter(help="2D network, e.g. resnet-18, densenet-121, monai:DenseNet121; default by the data.")
     ] = None,
     method: Annotated[
-        Literal["vicreg", "simclr", "supervised"] | None,
-        Parameter(help="What the slices teach; default vicreg, or supervised with labels."),
+        Literal["simclr", "vicreg", "supervised"] | None,
+        Parameter(help="What the slices teach; default simclr, or supervised with labels."),
     ] = None,
     labels: Labels = None,
     studies: Studies = None,
@@ -54,7 +54,7 @@ def pretrain(
     """Train a 2D network on the slices of a folder, without labels: a teacher for `volrec transfer`.
 
     Two views of one place (neighbouring slices, each with a window, a crop and noise of its own) have to give like
-    features. The run folder holds weights, card, history and `report.html`: how often a place is found again on
+    features, views of other places others. The run folder holds weights, card, history and `report.html`: how often a place is found again on
     patients that were held out.
 
     Example: `volrec pretrain /data/ct --out runs/teacher`

@@ -93,7 +93,7 @@ class BackboneConfig(Section):
 class MethodConfig(Section):
     """What the slices teach."""
 
-    name: Literal["simclr", "vicreg", "supervised"] = "vicreg"
+    name: Literal["simclr", "vicreg", "supervised"] = "simclr"
     """``simclr``: two views of one place are told from the views of all others (Chen et al. 2020). ``vicreg``: two
     views give like features, each feature varies, and no two say the same (Bardes et al. 2022). ``supervised``:
     labels."""

@@ -199,15 +199,16 @@ def _smallest(plan: _Plan) -> tuple[int, int, int]:
 
 
 def _view_augment(height: int, reasons: dict[str, str]) -> dict[str, Any]:
-    reasons["augment.scale"] = "crops and magnifications of a slice show the same place"
+    reasons["augment.scale"] = "0: features blind to size are no use where size is the question"
     reasons["augment.shift"] = "an eighth of the field of view"
-    return {"rotate": 15.0, "scale": 0.25, "shift": round(height / 8, 1), "noise": 0.1, "gamma": 0.3, "blur": 0.7}
+    return {"rotate": 15.0, "shift": round(height / 8, 1), "noise": 0.1, "gamma": 0.3, "blur": 0.7}
 
 
 def _clip_augment(facts: Fingerprint, height: int, reasons: dict[str, str]) -> dict[str, Any]:
+    reasons["augment.scale"] = "0: features blind to size are no use where size is the question"
     reasons["augment.rotate"] = "the two sides of a pair are never turned, moved or toned alike"
     tone = {"contrast": 0.2, "brightness": 0.1, "gamma": 0.2 if facts.modality == "CT" else 0.3}
-    return {"rotate": 10.0, "scale": 0.1, "shift": round(height / 16, 1), "noise": 0.1, **tone}
+    return {"rotate": 10.0, "shift": round(height / 16, 1), "noise": 0.1, **tone}
 
 
 def _optim(facts: Fingerprint, reasons: dict[str, str], *, batch: int) -> dict[str, Any]:

@@ -62,14 +62,17 @@ def weights_headline(run: RunFolder) -> str:
     return f"{metrics['metric']} {value:.3f} on {held} held-out studies."
 
 
-def matching_rows(run: RunFolder) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows of the matching report; no rows where nobody was held out."""
+def matching_rows(run: RunFolder, *, narrow: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of the matching report, fewer columns for a narrow terminal; none without held-out."""
     headings = ["does not belong together", "taught", "pairs", "accuracy (95 %)", "AUC (95 %)", "statistics alone, AUC"]
     rows = []
     for kind, line in run.metrics.get("matching", {}).items():
         spans = [_span(line, name) for name in ("accuracy", "auc")]
         taught = "yes" if line["taught"] else "no"
         rows.append([KINDS[kind], taught, str(line["pairs"]), *spans, f"{line['auc_of_statistics']:.3f}"])
+    if narrow:
+        kept = (0, 4, 5) if all(row[1] == "yes" for row in rows) else (0, 1, 4, 5)
+        return [headings[column] for column in kept], [[row[column] for column in kept] for row in rows]
     return headings, rows
 
 
