@@ -54,8 +54,8 @@ def pretrain(
     """Train a 2D network on the slices of a folder, without labels: a teacher for `volrec transfer`.
 
     Two views of one place (neighbouring slices, each with a window, a crop and noise of its own) have to give like
-    features, views of other places others. The run folder holds weights, card, history and `report.html`: how often a place is found again on
-    patients that were held out.
+    features, views of other places others. The run folder holds weights, card, history and `report.html`: how often a
+    place is found again on patients that were held out.
 
     Example: `volrec pretrain /data/ct --out runs/teacher`
 
