@@ -61,7 +61,7 @@ DATA: dict[str, dict[str, Any]] = {
         "intensity": {"kind": "zscore"},
         "neighbours": 2.01,
         "views": {"rotate": 10, "shift": 3, "gamma": 0.3, "noise": 0.1, "blur": 0.5},
-        "sides": {"rotate": 8, "shift": 2, "gamma": 0.3, **TONE},
+        "sides": {"rotate": 8, "shift": 2, "gamma": 0.3, "border": 0.15, **TONE},
         "train": {"rotate": 4, "tilt": 4, "shift": 0.5, "shift_slices": 0.5},
         "clip": 12,
         "steps": 150,

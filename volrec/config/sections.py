@@ -196,6 +196,8 @@ class AugmentConfig(Section):
     """Largest in-plane displacement of single slices against each other, voxels."""
     mixup: NonNegative = 0.0
     """Alpha of mixup between studies of a batch."""
+    border: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Largest share of the plane that is cut away on each side: hides where a study ends."""
 
 
 class NetworkConfig(Section):

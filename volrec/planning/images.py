@@ -208,7 +208,8 @@ def _clip_augment(facts: Fingerprint, height: int, reasons: dict[str, str]) -> d
     reasons["augment.scale"] = "0: features blind to size are no use where size is the question"
     reasons["augment.rotate"] = "the two sides of a pair are never turned, moved or toned alike"
     tone = {"contrast": 0.2, "brightness": 0.1, "gamma": 0.2 if facts.modality == "CT" else 0.3}
-    return {"rotate": 10.0, "shift": round(height / 16, 1), "noise": 0.1, **tone}
+    reasons["augment.border"] = "where a study ends must not tell whose it is"
+    return {"rotate": 10.0, "shift": round(height / 16, 1), "border": 0.1, "noise": 0.1, **tone}
 
 
 def _optim(facts: Fingerprint, reasons: dict[str, str], *, batch: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from monai.transforms.transform import Transform
 
 from volrec.transforms.blur import RandomBlur
+from volrec.transforms.border import RandomBorder
 from volrec.transforms.drawn import DrawnTransform, spawn, warn_noop
 from volrec.transforms.dropout import RandomSliceDropout
 from volrec.transforms.flips import RandomFlip
@@ -21,7 +22,9 @@ from volrec.transforms.tone import RandomTone, ToneParams
 
 __all__ = ["AugmentParams", "BatchAugment", "BatchTransform"]
 
-_PARTS = ("flip", "dropout", "spatial", "blur", "tone", "noise", "mixup")
+_PARTS = ("flip", "dropout", "spatial", "border", "blur", "tone", "noise", "mixup")
+# Generators are handed out in this order, which is older: a part that is added later changes no other part's draws.
+_SPAWNED = ("flip", "dropout", "spatial", "blur", "tone", "noise", "mixup", "border")
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,11 @@ class AugmentParams:
     tone: ToneParams | None = None
     noise: NoiseParams | None = None
     mixup: MixupParams | None = None
+    border: torch.Tensor | None = None
 
 
 class BatchAugment(DrawnTransform):
-    """Every augmentation of a recipe, in this order: mirror, lost slices, space, blur, tone, noise, mixup.
+    """Every augmentation of a recipe, in order: mirror, lost slices, space, border, blur, tone, noise, mixup.
 
     Works on normalised images, and in their units. Each part draws from a generator of its own, spawned from the one
     given: turning a part on or off leaves the draws of the others as they were.
@@ -59,6 +63,8 @@ class BatchAugment(DrawnTransform):
         Probability that a slice is replaced by its neighbour (`RandomSliceDropout`).
     mixup : float
         Alpha of mixup (`RandomMixup`).
+    border : float
+        Largest share of the plane that is cut away on each side (`RandomBorder`).
     spacing : (float, float, float), optional
         Spacing of the images along T, H, W; without it voxels count as cubes. It matters for `tilt` alone.
 
@@ -89,6 +95,7 @@ class BatchAugment(DrawnTransform):
         slice_dropout: float = 0.0,
         slice_jitter: float = 0.0,
         mixup: float = 0.0,
+        border: float = 0.0,
         spacing: Sequence[float] | None = None,
     ) -> None:
         parts: dict[str, DrawnTransform] = {}
@@ -114,6 +121,8 @@ class BatchAugment(DrawnTransform):
             parts["tone"] = RandomTone(gamma=gamma, contrast=contrast, brightness=brightness)
         if noise:
             parts["noise"] = RandomNoise(std=noise)
+        if border:
+            parts["border"] = RandomBorder(border=border)
         if mixup:
             parts["mixup"] = RandomMixup(alpha=mixup)
         self.parts = {name: parts[name] for name in _PARTS if name in parts}
@@ -122,7 +131,7 @@ class BatchAugment(DrawnTransform):
 
     def draw(self, batch_size: int, shape: Sequence[int], generator: torch.Generator | None = None) -> AugmentParams:
         """Draw every part for `batch_size` sequences of `shape` ``(T, H, W)``."""
-        generators = dict(zip(_PARTS, spawn(generator, len(_PARTS)), strict=True))
+        generators = dict(zip(_SPAWNED, spawn(generator, len(_SPAWNED)), strict=True))
         return AugmentParams(
             **{name: part.draw(batch_size, shape, generators[name]) for name, part in self.parts.items()}
         )
