@@ -35,7 +35,7 @@ from volrec.transfer.slices import SliceViews, ViewData, even_slices, step_mm
 from volrec.transfer.worker import WORKER
 from volrec.weights import save_weights
 
-__all__ = ["SliceModule", "SliceNetwork", "place_retrieval", "pretrain"]
+__all__ = ["SliceModule", "SliceNetwork", "guessed_retrieval", "place_retrieval", "pretrain"]
 
 log = logging.getLogger(__name__)
 
@@ -235,12 +235,21 @@ def place_retrieval(queries: np.ndarray, gallery: np.ndarray, places: np.ndarray
     Returns
     -------
     float
-        In [0, 1]; guessing gives about one over N.
+        In [0, 1]; see `guessed_retrieval` for what guessing gives.
     """
     unit = [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (queries, gallery)]
     nearest = (unit[0] @ unit[1].T).argmax(axis=1)
-    same = places[nearest, 0] == places[:, 0]
-    return float(np.mean(same & (np.abs(places[nearest, 1] - places[:, 1]) <= reach)))
+    return float(np.mean(_one_place(places[nearest], places, reach)))
+
+
+def guessed_retrieval(places: np.ndarray, reach: float) -> float:
+    """Return what `place_retrieval` is on average for slices that are chosen blindly; neighbours count as found."""
+    return float(np.mean(_one_place(places[:, None], places[None, :], reach)))
+
+
+def _one_place(first: np.ndarray, second: np.ndarray, reach: float) -> np.ndarray:
+    """Return which places (..., 2) are those of one study, and near enough to count as one."""
+    return (first[..., 0] == second[..., 0]) & (np.abs(first[..., 1] - second[..., 1]) <= reach)
 
 
 def _fit(made: Prepared) -> list[Problem]:
@@ -307,10 +316,11 @@ def _finish(made: Prepared, member: Member, metric: str) -> None:
         "held_out": len(made.held),
     }
     if f"val_{metric}" in kept:
-        places = sum(len(_held_slices(made, index)) for index in range(len(made.held)))
         facts |= {"metric": metric, "value": float(kept[f"val_{metric}"]), "first": float(history[0][f"val_{metric}"])}
         if metric == "retrieval":
-            facts |= {"places": places, "chance": 1 / max(1, places)}
+            places = np.concatenate([_held_places(made, index) for index in range(len(made.held))])
+            chance = guessed_retrieval(places, made.config.views.neighbours) if len(places) else float("nan")
+            facts |= {"places": len(places), "chance": chance}
     made.run.write_metrics(without_nan(facts))
 
 
@@ -319,6 +329,15 @@ def _held_slices(made: Prepared, index: int) -> np.ndarray:
         return even_slices(*own_slices(made.store.open(made.entries[made.held[index].series.uid])), HELD_SLICES)
     except StoreError:
         return np.empty(0, dtype=np.int64)
+
+
+def _held_places(made: Prepared, index: int) -> np.ndarray:
+    """Return number of the study, and mm along its slice axis, (N, 2) of the slices that are looked at."""
+    slices = _held_slices(made, index)
+    if not len(slices):
+        return np.empty((0, 2))
+    step = step_mm(made.store.open(made.entries[made.held[index].series.uid]))
+    return np.column_stack([np.full(len(slices), index), slices * step])
 
 
 @torch.no_grad()
@@ -334,7 +353,6 @@ def _validate(made: Prepared, module: SliceModule, network: nn.Module, *, metric
         if not len(slices):
             continue
         volume = made.store.open(made.entries[case.series.uid])
-        step = step_mm(volume)
         images = torch.from_numpy(volume.read(slices))[:, None, None].to(module.device)
         quantiles = torch.from_numpy(volume.quantiles)[None].repeat(len(slices), 1).to(module.device)
         if metric != "retrieval":
@@ -344,7 +362,7 @@ def _validate(made: Prepared, module: SliceModule, network: nn.Module, *, metric
         generator = torch.Generator().manual_seed(step_seed(module.seed, _HELD, index))
         trunk: Any = network.backbone
         shown = [trunk(module.views(images, quantiles, chosen)).float().cpu().numpy() for chosen in (generator, None)]
-        rows.append((index, *shown, np.column_stack([np.full(len(slices), index), slices * step])))
+        rows.append((index, *shown, _held_places(made, index)))
     from volrec.training.distributed import any_rank
 
     if any_rank(stop.requested):
