@@ -214,6 +214,10 @@ def test_every_key_is_explained(kind: str, capsys: pytest.CaptureFixture[str]) -
         (["pretrain", "FOLDER", "--method", "supervised"], "--labels"),
         (["pretrain", "FOLDER", "--studies", "nowhere.csv"], "nowhere.csv"),
         (["pretrain", "nowhere"], "nowhere"),
+        # What the settings alone show is said before the folder is looked for.
+        (["pretrain", "nowhere", "--method", "supervised"], "supervised needs labels"),
+        (["pretrain", "nowhere", "--set", "optim.freeze=1"], "optim.freeze"),
+        (["transfer", "nowhere", "--teacher", "TEACHER", "--set", "augment.mixup=0.2"], "augment.mixup"),
         (["pretrain", "--resume", "nowhere"], "nowhere"),
         (["transfer", "FOLDER"], "no teacher is named"),
         (["transfer", "FOLDER", "--teacher", "nowhere"], "there is no teacher 'nowhere'"),

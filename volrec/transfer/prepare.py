@@ -27,6 +27,7 @@ __all__ = [
     "Prepared",
     "PretrainRun",
     "TransferRun",
+    "check_pretrain",
     "check_settings",
     "images_of",
     "prepare",
@@ -191,6 +192,18 @@ def check_settings(config: Any, what: str) -> None:
             raise ConfigError(
                 f"{key} is {value}, which {what} cannot have.", remedy=f"Set it to {off}.", where=key, code="config"
             )
+
+
+def check_pretrain(config: PretrainConfig) -> None:
+    """Raise `ConfigError` for what a pretraining cannot have, or lacks: before a folder is scanned."""
+    if config.method.name == "supervised" and config.data.labels is None:
+        raise ConfigError(
+            "supervised needs labels, and no table of labels is named.",
+            remedy="Give --labels labels.csv, or choose simclr or vicreg, which need none.",
+            where="method.name",
+            code="config",
+        )
+    check_settings(config, "a pretraining of slices")
 
 
 def without_nan(value: Any) -> Any:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from volrec.config import AugmentConfig, IntensityConfig, PretrainConfig, ViewsConfig
 from volrec.data.datasets import own_slices
 from volrec.data.labels import Cohort, num_outputs
-from volrec.errors import ConfigError, Problem, StoreError
+from volrec.errors import Problem, StoreError
 from volrec.evaluation import default_metric, higher_is_better, study_metric
 from volrec.networks.backbones import create_backbone
 from volrec.networks.layers import channels_last
@@ -30,7 +30,7 @@ from volrec.training.loop import NetworkModule, checkpoint_of, run_loop
 from volrec.training.losses import StudyLoss, slice_loss, soft_slice_targets, soft_targets
 from volrec.training.seeds import seed_dropout, step_seed
 from volrec.transfer.losses import nt_xent, vicreg
-from volrec.transfer.prepare import Prepared, PretrainRun, check_settings, prepare, signature_of, unique, without_nan
+from volrec.transfer.prepare import Prepared, PretrainRun, check_pretrain, prepare, signature_of, unique, without_nan
 from volrec.transfer.slices import SliceViews, ViewData, even_slices, step_mm
 from volrec.transfer.worker import WORKER
 from volrec.weights import save_weights
@@ -80,7 +80,7 @@ def pretrain(
         if run.finished:
             log.info("%s is finished already", out)
             return run if is_main_process() else None
-    _check(config)
+    check_pretrain(config)
     check_world(config.trainer.devices, config.trainer.num_nodes)
     if config.trainer.devices > 1 and not is_launched():
         place(config)
@@ -396,17 +396,6 @@ def _question(made: Prepared) -> tuple[str, int, dict[str, list[float]] | None]:
         std = np.nanstd(values, axis=0)
         scaling = {"mean": np.nanmean(values, axis=0).tolist(), "std": np.where(std > 0, std, 1.0).tolist()}
     return cohort.task, num_outputs(cohort.task, cohort.classes, cohort.targets), scaling
-
-
-def _check(config: PretrainConfig) -> None:
-    if config.method.name == "supervised" and config.data.labels is None:
-        raise ConfigError(
-            "method.name is supervised, but no table of labels is named.",
-            remedy="Give --labels labels.csv, or choose simclr or vicreg, which need none.",
-            where="method.name",
-            code="config",
-        )
-    check_settings(config, "a pretraining of slices")
 
 
 def _card(made: Prepared, *, signature: str, epoch: int, metric: str, found: Validation | None) -> dict[str, Any]:

@@ -304,7 +304,7 @@ def _check_kind(path: Path) -> None:
     if head[8:9] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise RunError(
             "it is a PyTorch pickle, which can run code and is not read.",
-            remedy="Give a safetensors file.",
+            remedy=f"Give a safetensors file; `volrec import-weights {path} --as NETWORK` makes one of others.",
             where=path,
             code="pickle",
         )
