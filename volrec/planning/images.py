@@ -171,7 +171,7 @@ def plan_transfer(
     if plan.default("teacher", "augment", _clip_augment(facts, height, {})):
         reasons["teacher.augment"] = "as the student's, drawn by itself: intensities alone must not tell"
     plan.settle("teacher", dict)
-    plan.default("matching", "negatives", dict(MatchingConfig().negatives))
+    plan.default("matching", "negatives", {str(kind): share for kind, share in MatchingConfig().negatives.items()})
     plan.settle("matching", dict)
     plan.settle("optim", lambda: _optim(facts, reasons, batch=16))
     plan.settle("trainer", lambda: _length(TRANSFER_STEPS, STEPS_AN_EPOCH, STEPS_AN_EPOCH, reasons))
