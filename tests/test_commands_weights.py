@@ -217,6 +217,14 @@ def test_every_key_is_explained(kind: str, capsys: pytest.CaptureFixture[str]) -
         # What the settings alone show is said before the folder is looked for.
         (["pretrain", "nowhere", "--method", "supervised"], "supervised needs labels"),
         (["pretrain", "nowhere", "--set", "optim.freeze=1"], "optim.freeze"),
+        (
+            ["transfer", "nowhere", "--teacher", "TEACHER", "--set", "teacher.augment.flip.T=0.5"],
+            "teacher.augment.flip.T",
+        ),
+        (
+            ["transfer", "nowhere", "--teacher", "TEACHER", "--set", "teacher.augment.mixup=0.2"],
+            "teacher.augment.mixup",
+        ),
         (["transfer", "nowhere", "--teacher", "TEACHER", "--set", "augment.mixup=0.2"], "augment.mixup"),
         (["pretrain", "--resume", "nowhere"], "nowhere"),
         (["transfer", "FOLDER"], "no teacher is named"),

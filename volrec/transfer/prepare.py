@@ -187,6 +187,12 @@ def check_settings(config: Any, what: str) -> None:
     """Raise `ConfigError` for settings of `volrec train` that `what` cannot have: silence would look like use."""
     asked = {"augment.mixup": (config.augment.mixup, 0), "optim.freeze": (config.optim.freeze, 0)}
     asked["optim.layer_decay"] = (config.optim.layer_decay, 1)
+    if isinstance(config, TransferConfig):
+        # The teacher's slices are found by their place in the stack: they must still lie there.
+        augment = config.teacher.augment
+        asked["teacher.augment.mixup"] = (augment.mixup, 0)
+        asked["teacher.augment.shift_slices"] = (augment.shift_slices, 0)
+        asked["teacher.augment.flip.T"] = (augment.flip.get("T", 0), 0)
     for key, (value, off) in asked.items():
         if value and value != off:
             raise ConfigError(
