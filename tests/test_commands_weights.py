@@ -214,6 +214,18 @@ def test_every_key_is_explained(kind: str, capsys: pytest.CaptureFixture[str]) -
         (["pretrain", "FOLDER", "--method", "supervised"], "--labels"),
         (["pretrain", "FOLDER", "--studies", "nowhere.csv"], "nowhere.csv"),
         (["pretrain", "nowhere"], "nowhere"),
+        # What the settings alone show is said before the folder is looked for.
+        (["pretrain", "nowhere", "--method", "supervised"], "supervised needs labels"),
+        (["pretrain", "nowhere", "--set", "optim.freeze=1"], "optim.freeze"),
+        (
+            ["transfer", "nowhere", "--teacher", "TEACHER", "--set", "teacher.augment.flip.T=0.5"],
+            "teacher.augment.flip.T",
+        ),
+        (
+            ["transfer", "nowhere", "--teacher", "TEACHER", "--set", "teacher.augment.mixup=0.2"],
+            "teacher.augment.mixup",
+        ),
+        (["transfer", "nowhere", "--teacher", "TEACHER", "--set", "augment.mixup=0.2"], "augment.mixup"),
         (["pretrain", "--resume", "nowhere"], "nowhere"),
         (["transfer", "FOLDER"], "no teacher is named"),
         (["transfer", "FOLDER", "--teacher", "nowhere"], "there is no teacher 'nowhere'"),
@@ -222,6 +234,9 @@ def test_every_key_is_explained(kind: str, capsys: pytest.CaptureFixture[str]) -
         (["transfer", "FOLDER", "--teacher", "x", "--network", "c4d"], "c3d"),
         (["transfer", "nowhere", "--teacher", "TEACHER"], "nowhere"),
         (["transfer", "--resume", "TEACHER"], "pretrain"),
+        (["train", "--resume", "TEACHER"], "Give a run of `volrec train`"),
+        (["evaluate", "TEACHER"], "Give a run of `volrec train`"),
+        (["predict", "TEACHER", "FOLDER"], "Give a run of `volrec train`"),
         (["pretrain", "--resume", "TEACHER", "--epochs", "3"], "no other option"),
         (["pretrain", "FOLDER", "--resume", "TEACHER"], "no other option"),
         (["transfer", "--resume", "TEACHER", "--teacher", "x"], "no other option"),

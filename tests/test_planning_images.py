@@ -101,6 +101,27 @@ def test_batches_hold_no_more_than_there_is_and_at_least_two(seen: dict[str, Any
         assert plan_transfer(IMAGES, {}).config.optim.batch_size == expected
 
 
+@pytest.mark.parametrize(("studies", "fixed", "places"), [(12, {}, 6), (120, {"optim.batch_size": 16}, 8)])
+def test_the_length_of_a_pretraining_counts_the_batches_that_it_will_have(
+    seen: dict[str, Any], studies: int, fixed: dict[str, Any], places: int
+) -> None:
+    seen["facts"] = facts(studies=studies)
+    config = plan_pretrain(IMAGES, {}, overrides=fixed).config
+    steps = config.trainer.epochs * (studies * config.views.slices // places)
+    assert module.PRETRAIN_STEPS <= steps < 1.1 * module.PRETRAIN_STEPS
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_key_within_a_mapping_changes_one_entry_and_keeps_the_rest() -> None:
+    planned = plan_transfer(IMAGES, {}).config
+    fixed = {"matching.negatives.order": 0, "teacher.augment.rotate": 3.0}
+    config = plan_transfer(IMAGES, {"matching": {"dropout": 0.1}}, overrides=fixed).config
+    assert config.matching.negatives == {**planned.matching.negatives, "order": 0}
+    assert config.teacher.augment == planned.teacher.augment.model_copy(update={"rotate": 3.0})
+    whole = plan_transfer(IMAGES, {}, overrides={"matching.negatives": {"order": 1.0}}).config
+    assert whole.matching.negatives == {"order": 1.0}
+
+
 def test_large_slices_keep_the_papers_stem(seen: dict[str, Any]) -> None:
     seen["facts"] = facts(size=(30, 256, 256))
     plan = plan_pretrain(IMAGES, {"preprocess": {"canvas": [30, 256, 256]}})

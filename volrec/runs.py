@@ -247,7 +247,9 @@ class RunFolder:
         try:
             return load_config(self.path / "config.yaml", schema=self.schema)
         except ConfigError as error:
-            raise RunError(error.problem, remedy=error.remedy, where=error.where, code="run-config") from error
+            other = f"Give a run of `volrec {kind_of(self.schema)}`; weights of others go with --init or --teacher."
+            remedy = other if error.code == "config-kind" else error.remedy
+            raise RunError(error.problem, remedy=remedy, where=error.where, code="run-config") from error
 
     def write_config(self, config: Section, reasons: Mapping[str, str] | None = None) -> None:
         """Write ``config.yaml``, one comment a reason."""

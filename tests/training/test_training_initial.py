@@ -229,6 +229,22 @@ class TestLeaks:
         (note,) = self.seen(run)
         assert "1 of 3 test studies" in note.reason and "with labels" in note.reason
 
+    def test_what_the_teacher_or_the_first_weights_behind_it_saw_counts_too(self, source: Path, tmp_path: Path) -> None:
+        pd.DataFrame({"study": ["study-00"], "patient": [""]}).to_csv(source / "studies.csv", index=False)
+        teacher = transfer_run(tmp_path / "teacher-x")
+        shutil.move(teacher / "student", teacher / "teacher")
+        pd.DataFrame({"study": ["study-02"], "patient": [""]}).to_csv(teacher / "studies.csv", index=False)
+        (source / "config.yaml").write_text(f"kind: transfer\nteacher: {{source: {teacher}}}\n")
+        (note,) = self.seen(source)
+        assert "1 of 3 test studies" in note.reason and "without labels" in note.reason
+        (teacher / "config.yaml").write_text("kind: pretrain\ndata: {labels: labels.csv}\n")
+        assert "with labels" in self.seen(source)[0].reason
+        later = transfer_run(tmp_path / "later")
+        (later / "config.yaml").write_text(f"init: {{source: {source}}}\n")
+        assert "1 of 3 test studies" in self.seen(later)[0].reason
+        shutil.rmtree(teacher)
+        assert self.seen(later) == []
+
 
 def test_only_the_main_process_writes(
     tiny: Tiny, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ from volrec.data.phantoms import make_phantoms
 from volrec.errors import ConfigError, LabelsError, RunError
 from volrec.runs import RunFolder
 from volrec.training import pipeline
+from volrec.training.devices import own_device
 from volrec.training.distributed import check_world, is_launched, local_size, on_main, rank, world_size
 from volrec.training.interrupts import Interrupted
 from volrec.training.pipeline import train
@@ -273,3 +274,10 @@ def test_metrics_are_plain_json(finished: RunFolder) -> None:
     assert "NaN" not in text
     assert json.loads(text)["time"]["compute_seconds"] > 0
     assert np.isfinite(finished.metrics["time"]["validation_seconds"])
+
+
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert (own_device("cuda"), own_device("cpu")) == (torch.device("cuda", 1), torch.device("cpu"))
+    monkeypatch.delenv("LOCAL_RANK")
+    assert own_device("cuda") == torch.device("cuda", 0)

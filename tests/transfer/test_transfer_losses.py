@@ -96,3 +96,12 @@ def test_half_precision_gives_finite_losses() -> None:
     first, second = (views.half() for views in drawn(4, 8))
     assert nt_xent(first, second, temperature=0.05).isfinite()
     assert nt_xent(first, second, temperature=0.05).dtype == torch.float32
+
+
+def test_mixed_precision_of_the_network_does_not_round_the_losses() -> None:
+    first, second = (views.float() for views in drawn(16, 32))
+    losses = [lambda: nt_xent(first, second, temperature=0.05), lambda: vicreg(first, second, weights=(25, 25, 1))]
+    for loss in losses:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = loss()
+        assert torch.equal(mixed, loss())

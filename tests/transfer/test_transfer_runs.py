@@ -24,7 +24,7 @@ from volrec.errors import ConfigError, DataError, LabelsError, RunError
 from volrec.runs import RunFolder
 from volrec.training.interrupts import Interrupted
 from volrec.transfer import PretrainRun, TransferRun, pretrain, transfer
-from volrec.transfer.pretraining import SliceModule, place_retrieval
+from volrec.transfer.pretraining import SliceModule, guessed_retrieval, place_retrieval
 from volrec.transfer.student import TransferModule
 from volrec.weights import load_backbone, load_network
 
@@ -237,6 +237,9 @@ def test_retrieval_by_hand() -> None:
     assert place_retrieval(queries, gallery, places, 0.0) == 0.5
     assert place_retrieval(queries, gallery, places, 3.0) == 0.75
     assert place_retrieval(10 * queries, 0.1 * gallery, places, 3.0) == 0.75
+    # Blindly: one of four for its own slice; with 3 mm of reach 2, 3, 2 and 1 of four.
+    assert guessed_retrieval(places, 0.0) == 0.25
+    assert guessed_retrieval(places, 3.0) == 0.5
 
 
 class TestTransfer:

@@ -282,9 +282,23 @@ class TestWhatIsNoTeacher:
             load_teacher(of(tmp_path), intensity=PERCENTILE, canvas=None)
         assert "--resume" not in caught.value.remedy
         (tmp_path / "teacher").mkdir()
+        with pytest.raises(RunError) as caught:  # a folder of runs, one of which is called teacher
+            card_of(of(tmp_path))
+        assert "--resume" not in caught.value.remedy
+        (tmp_path / "config.yaml").write_text("kind: pretrain\n")
         with pytest.raises(RunError) as caught:
             card_of(of(tmp_path))
         assert f"volrec pretrain --resume {tmp_path}" in caught.value.remedy
+
+    def test_the_weights_of_an_interrupted_run_are_not_taken(self, tmp_path: Path) -> None:
+        write(tmp_path / "teacher" / "weights.safetensors")
+        (tmp_path / "config.yaml").write_text("kind: pretrain\n")
+        (tmp_path / "teacher" / "last.ckpt").touch()
+        with pytest.raises(RunError, match="holds no finished teacher") as caught:
+            load_teacher(of(tmp_path), intensity=PERCENTILE, canvas=None)
+        assert f"volrec pretrain --resume {tmp_path}" in caught.value.remedy
+        (tmp_path / "teacher" / "finished").touch()
+        assert card_of(of(tmp_path)) is not None
 
     def test_a_3d_network(self, tmp_path: Path) -> None:
         from volrec.networks import create

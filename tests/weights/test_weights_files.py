@@ -164,6 +164,7 @@ def test_pickles_are_not_read(tmp_path, zipped):
     with pytest.raises(RunError, match="pickle") as caught:
         load_weights(path)
     assert caught.value.code == "pickle"
+    assert f"volrec import-weights {path} --as" in caught.value.remedy
 
 
 @pytest.mark.parametrize("start", [b"\x80", b"PK"])

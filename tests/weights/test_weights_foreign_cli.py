@@ -61,12 +61,20 @@ def test_all_lists_every_key(checkpoint, capsys):
         (["my c3d.pth", "--as", "i3d"], "no known format of i3d"),
         (["my c3d.pth", "--as", "c3d", "--format", "mmaction"], "Did you mean 'mmaction2'?"),
         (["my c3d.pth", "--as", "c3d", "--mean", "labels.txt"], "have no mean volume"),
+        (["my c3d.pth", "--as", "c3d", "--out", "x.pt"], "Call it x.safetensors"),
     ],
 )
 def test_what_does_not_fit_ends_with_code_2_and_writes_nothing(checkpoint, tmp_path, capsys, arguments, message):
     assert main(["import-weights", *arguments]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_file_of_volrec_itself_keeps_its_card(checkpoint, tmp_path, capsys):
+    assert main(["import-weights", "my c3d.pth", "--as", "c3d", "--out", "x.safetensors"]) == 0
+    assert main(["import-weights", "x.safetensors", "--as", "c3d"]) == 2
+    assert "nothing to import" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "c3d-x.safetensors").exists()
 
 
 def test_the_function_gives_network_and_table_and_writes_only_when_asked(checkpoint, tmp_path):

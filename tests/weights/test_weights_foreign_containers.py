@@ -91,6 +91,12 @@ class TestCaffe:
             read_caffemodel(tmp_path / "x.caffemodel")
         assert caught.value.code == "foreign-damaged"
 
+    def test_a_file_of_no_known_kind_is_not_called_a_caffemodel(self, tmp_path):
+        for name, said in (("x.pt", "no state dict of PyTorch, safetensors"), ("x.caffemodel", "no caffemodel")):
+            (tmp_path / name).write_text("hello, this is a text\n")
+            with pytest.raises(RunError, match=f"it is {said}"):
+                read_source(tmp_path / name)
+
     def test_an_empty_mean_is_refused(self, tmp_path):
         (tmp_path / "mean.binaryproto").write_bytes(b"")
         with pytest.raises(RunError, match="no values"):

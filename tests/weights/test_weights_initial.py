@@ -103,6 +103,17 @@ class TestWhereTheyLie:
         with pytest.raises(RunError, match=f"volrec train --resume {tmp_path}"):
             find_weights(tmp_path)
 
+    @pytest.mark.parametrize(("name", "kind"), [("student", "transfer"), ("teacher", "pretrain")])
+    def test_an_interrupted_run_has_none_until_it_is_finished(self, tmp_path: Path, name: str, kind: str) -> None:
+        weights = member(tmp_path, name, small("slice-mean"), finished=False)
+        (weights.parent / "last.ckpt").touch()
+        source = f"inflate:{tmp_path}" if name == "teacher" else str(tmp_path)
+        with pytest.raises(RunError, match=f"volrec {kind} --resume {tmp_path}"):
+            find_weights(source)
+        assert find_weights(weights.parent) == weights  # asked for by name
+        (weights.parent / "finished").touch()
+        assert find_weights(source) == weights
+
 
 class TestWhatFits:
     def test_everything_but_the_classifier_of_another_question(self, tmp_path: Path) -> None:

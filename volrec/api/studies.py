@@ -97,7 +97,9 @@ def load(path: Path | str) -> Run:
     """
     from volrec.runs import RunFolder
 
-    return Run(RunFolder.open(path))
+    folder = RunFolder.open(path)
+    folder.config  # noqa: B018  (raises for a run of another command, before something is scored with it)
+    return Run(folder)
 
 
 class Run:

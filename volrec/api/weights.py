@@ -115,9 +115,11 @@ def plan_pretrain(
 ) -> ImagePlan:
     """Derive the configuration of a slice pretraining from the data, without training (see `pretrain`)."""
     from volrec.planning.images import plan_pretrain as derive
+    from volrec.transfer.prepare import check_pretrain
 
     fixed = dict(overrides or {})
     given, checked = _given(config, PretrainConfig, {"folder": folder, "labels": labels}, fixed)
+    check_pretrain(checked)
     _check_backbone(checked)
     return _planned(checked, lambda images: derive(images, given, overrides=fixed))
 
@@ -131,11 +133,13 @@ def plan_transfer(
 ) -> ImagePlan:
     """Derive the configuration of a transfer from the data, without training (see `teach`)."""
     from volrec.planning.images import plan_transfer as derive
+    from volrec.transfer.prepare import check_settings
 
     fixed = dict(overrides or {})
     if teacher is not None:
         fixed["teacher.source"] = str(teacher)
     given, checked = _given(config, TransferConfig, {"folder": folder}, fixed)
+    check_settings(checked, "a transfer")
     _check_student(checked)
     card = _teacher_card(checked)
     return _planned(checked, lambda images: derive(images, given, overrides=fixed, teacher_card=card))

@@ -60,7 +60,7 @@ Init = Annotated[
 Studies = Annotated[
     Path | None,
     Parameter(
-        help="Only these studies: a text file with one a line, or the splits.csv of a run (its test part is left out)"
+        help="Only these studies: a text file with one a line, or the splits.csv of a run (its test part is left out)."
     ),
 ]
 PlanOf = Annotated[str | None, Parameter(help="Plan: a YAML file that --plan wrote.")]
@@ -74,7 +74,7 @@ SetOf = Annotated[
 ]
 WritePlan = Annotated[
     Path | None,
-    Parameter(help="Only write the plan, with its reasons, to this file; edit it, then give it as --config"),
+    Parameter(help="Only write the plan, with its reasons, to this file; edit it, then give it as --config."),
 ]
 Keys = Annotated[bool, Parameter(negative="", help="Print every key with its meaning, and stop.")]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from volrec.config import PretrainConfig, SamplingConfig, TransferConfig, parse_config
+from volrec.config import MatchingConfig, OptimConfig, PretrainConfig, SamplingConfig, TransferConfig, parse_config
 from volrec.data.images import ImageSet
 from volrec.data.labels import Cohort
 from volrec.planning.facts import Fingerprint, fingerprint
@@ -54,6 +54,14 @@ class _Plan:
             self.values[section] = plan()
         self.values[section] = with_keys(self.values[section], section, self.fixed)
         return dict(self.values[section])
+
+    def default(self, section: str, key: str, value: dict[str, Any]) -> bool:
+        """Fill a mapping that the user did not write, so that a key of theirs changes one entry and keeps the rest."""
+        values = dict(self.values.get(section, {}))
+        if key in values or f"{section}.{key}" in self.fixed:
+            return False
+        self.values[section] = {**values, key: value}
+        return True
 
     def complete(self, schema: type) -> Any:
         """Return the configuration, once what no rule plans has the user's keys as well."""
@@ -111,7 +119,7 @@ def plan_pretrain(
     plan.settle("views", views)
     plan.settle("augment", lambda: _view_augment(height, reasons))
     plan.settle("optim", lambda: _optim(facts, reasons, batch=64))
-    places = 32 if "optim" not in given else max(2, int(plan.values["optim"].get("batch_size", 64)) // 2)
+    places = max(2, int(plan.values["optim"].get("batch_size", OptimConfig().batch_size)) // 2)
     an_epoch = max(1, facts.studies * int(plan.values["views"].get("slices", 4)) // places)
     plan.settle("trainer", lambda: _length(PRETRAIN_STEPS, an_epoch, 0, reasons))
     return ImagePlan(plan.complete(PretrainConfig), reasons, facts)
@@ -160,10 +168,10 @@ def plan_transfer(
     spacing = plan.values["preprocess"].get("spacing") or (None, None, None)
     plan.settle("network", lambda: plan_network(facts, canvas, clip, spacing, plan.fixed, reasons, crops=False))
     plan.settle("augment", lambda: _clip_augment(facts, height, reasons))
-    plan.settle("teacher", dict)
-    if "augment" not in plan.values["teacher"]:
-        plan.values["teacher"]["augment"] = _clip_augment(facts, height, {})
+    if plan.default("teacher", "augment", _clip_augment(facts, height, {})):
         reasons["teacher.augment"] = "as the student's, drawn by itself: intensities alone must not tell"
+    plan.settle("teacher", dict)
+    plan.default("matching", "negatives", {str(kind): share for kind, share in MatchingConfig().negatives.items()})
     plan.settle("matching", dict)
     plan.settle("optim", lambda: _optim(facts, reasons, batch=16))
     plan.settle("trainer", lambda: _length(TRANSFER_STEPS, STEPS_AN_EPOCH, STEPS_AN_EPOCH, reasons))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch
 from volrec.config import AnyConfig
 from volrec.errors import ConfigError, RunError
 
-__all__ = ["Placement", "deterministic", "place", "quiet_lightning", "translate_failure"]
+__all__ = ["Placement", "deterministic", "own_device", "place", "quiet_lightning", "translate_failure"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,12 @@ def place(config: AnyConfig) -> Placement:
             code="precision",
         )
     return Placement("cpu", "32" if wanted == "auto" else wanted)
+
+
+def own_device(accelerator: str) -> torch.device:
+    """Return the device of this process: of several processes on one machine each has a GPU of its own."""
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device(accelerator, number) if accelerator == "cuda" else torch.device(accelerator)
 
 
 @contextmanager

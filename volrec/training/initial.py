@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from volrec.networks import SequenceNetwork
 from volrec.runs import Member
 from volrec.training.distributed import is_main_process
 from volrec.weights import find_weights, init_network, read_source_card
-from volrec.weights.initial import short_source, split_source
+from volrec.weights.initial import INFLATE, short_source, split_source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +76,8 @@ def seen_in_source(source: str | None, splits: Sequence[Split], cases: Mapping[s
     """Tell for every split whether test studies of it are among those that the source's training saw, and log it.
 
     A run of `volrec transfer` or `volrec pretrain` lists what it saw in ``studies.csv``, one of `volrec train` in
-    ``splits.csv``; where there is no such table, nothing is known and nothing is said.
+    ``splits.csv``. What its teacher or its own first weights saw counts as well, as far back as the runs lie where
+    they lay; where there is no such table, nothing is known and nothing is said.
 
     Parameters
     ----------
@@ -96,14 +98,20 @@ def seen_in_source(source: str | None, splits: Sequence[Split], cases: Mapping[s
     RunError
         There is no such source, or its table cannot be read.
     """
-    seen, labels = (None, "") if source is None else _studies_of(find_weights(source))
-    if source is None or seen is None:
+    if source is None:
         return []
-    studies, patients = set(seen["study"]), set(seen.get("patient", ())) - {""}
+    studies: dict[str, str] = {}
+    patients: dict[str, str] = {}
+    for table, labels in _tables_behind(find_weights(source)):
+        for names, column in ((studies, "study"), (patients, "patient")):
+            for name in set(table.get(column, ())) - {""}:
+                names[name] = "with" if "with" in (labels, names.get(name)) else labels
     notes = []
     for split in splits:
-        met = [s for s in split.test if s in studies or (s in cases and cases[s].patient in patients)]
+        found = [(studies.get(s), patients.get(cases[s].patient) if s in cases else None) for s in split.test]
+        met = [each for each in found if any(each)]
         if met:
+            labels = "with" if any("with" in each for each in met) else "without"
             note = Problem(
                 split.name,
                 "seen-in-init",
@@ -118,14 +126,46 @@ def seen_in_source(source: str | None, splits: Sequence[Split], cases: Mapping[s
     return notes
 
 
-def _studies_of(weights: Path) -> tuple[pd.DataFrame | None, str]:
-    """Return the table of studies that the training of these weights saw, and whether with or without labels."""
+def _tables_behind(weights: Path) -> list[tuple[pd.DataFrame, str]]:
+    """Return what the training of these weights saw, "with" or "without" labels, and that of all they came from."""
+    tables, left, known = [], [weights], set()
+    while left:
+        weights = left.pop()
+        if weights in known or weights.name != "weights.safetensors":
+            continue
+        known.add(weights)
+        config = _config_beside(weights)
+        found = _studies_of(weights)
+        if found is not None:
+            table, labelled = found
+            tables.append((table, "with" if labelled or (config.get("data") or {}).get("labels") else "without"))
+        sources = [(config.get(section) or {}).get("source") for section in ("teacher", "init")]
+        for source, prefix in zip(sources, (INFLATE, ""), strict=True):
+            if source:
+                with suppress(RunError):  # it is gone, or no run: nothing is known of it
+                    left.append(find_weights(f"{prefix}{source}"))
+    return tables
+
+
+def _config_beside(weights: Path) -> dict[str, Any]:
+    """Return the configuration of the run that a member's weights lie in; empty where there is none."""
+    import yaml
+
+    try:
+        values = yaml.safe_load((weights.parent.parent / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _studies_of(weights: Path) -> tuple[pd.DataFrame, bool] | None:
+    """Return the table of studies that the training of these weights saw, and whether it was one of `volrec train`."""
     import pandas as pd
 
     folder = weights.parent
-    for name, labels in (("studies.csv", "without"), ("splits.csv", "with")):
+    for name in ("studies.csv", "splits.csv"):
         path = folder.parent / name
-        if weights.name != "weights.safetensors" or not path.is_file():
+        if not path.is_file():
             continue
         try:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -138,5 +178,5 @@ def _studies_of(weights: Path) -> tuple[pd.DataFrame | None, str]:
             ) from error
         if {"split", "part"} <= set(table.columns):
             table = table[(table["split"] == folder.name) & (table["part"] != "test")]
-        return (table if "study" in table.columns else None), labels
-    return None, ""
+        return (table, name == "splits.csv") if "study" in table.columns else None
+    return None

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ from volrec.inference.members import load_member
 from volrec.inference.tables import score_table, target_values
 from volrec.runs import Member, RunFolder
 from volrec.training.clock import describe_times
-from volrec.training.devices import place
+from volrec.training.devices import own_device, place
 from volrec.training.distributed import check_world, is_launched, is_main_process, on_main, process_group
 from volrec.training.fit import fit_member
 from volrec.training.initial import absolute_source, seen_in_source
@@ -31,9 +31,6 @@ from volrec.training.launch import run_processes
 from volrec.training.member import Subject
 from volrec.training.scoring import score_studies
 from volrec.weights import find_weights
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["train"]
 
@@ -215,7 +212,7 @@ def _score_part(made: _Prepared, split: Split, studies: tuple[str, ...]) -> tupl
     problems: tuple[Problem, ...] = ()
     if cases:
         loaded = load_member(
-            Member(made.run.path / split.name), device=_own_device(placement.accelerator), precision=placement.precision
+            Member(made.run.path / split.name), device=own_device(placement.accelerator), precision=placement.precision
         )
         scored = score_studies(loaded.predictor, StudyDataset(cases, made.entries, store=made.store))
         problems = scored.problems
@@ -223,15 +220,6 @@ def _score_part(made: _Prepared, split: Split, studies: tuple[str, ...]) -> tupl
             facts = {"study": case.study, "patient": case.patient, "fold": split.name}
             rows.append((facts | target_values(case, **naming), result))
     return score_table(rows, **naming, leading=("study", "patient", "fold")), list(problems)
-
-
-def _own_device(accelerator: str) -> torch.device:
-    import os
-
-    import torch
-
-    number = int(os.environ.get("LOCAL_RANK", "0"))
-    return torch.device(accelerator, number) if accelerator == "cuda" else torch.device(accelerator)
 
 
 def _finish(made: _Prepared, tables: Mapping[str, list[pd.DataFrame]], problems: list[Problem]) -> None:

@@ -1,4 +1,8 @@
-"""What makes features of slices useful without labels: SimCLR's and VICReg's losses on two views."""
+"""What makes features of slices useful without labels: SimCLR's and VICReg's losses on two views.
+
+Both compare rows with a product of matrices, which automatic mixed precision would round to eight bits: they are
+computed in float32 whatever the network computes in.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,8 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float, alike: Tensor 
     """
     count = len(first)
     views = functional.normalize(torch.cat([first, second]).float(), dim=1)
-    similarity = views @ views.T / temperature
+    with torch.autocast(views.device.type, enabled=False):
+        similarity = views @ views.T / temperature
     partner = torch.arange(2 * count, device=views.device).roll(count)
     same = torch.eye(count, dtype=torch.bool, device=views.device)
     ignored = (same if alike is None else same | alike).repeat(2, 2)
@@ -57,7 +62,8 @@ def vicreg(first: Tensor, second: Tensor, *, weights: Sequence[float]) -> Tensor
         centred = views - views.mean(dim=0)
         deviation = (centred.var(dim=0) + _MARGIN).sqrt()
         variance = variance + functional.relu(1 - deviation).mean() / 2
-        products = centred.T @ centred / (len(views) - 1)
+        with torch.autocast(views.device.type, enabled=False):
+            products = centred.T @ centred / (len(views) - 1)
         off_diagonal = products.square().sum() - products.diagonal().square().sum()
         covariance = covariance + off_diagonal / views.shape[1]
     return weights[0] * invariance + weights[1] * variance + weights[2] * covariance

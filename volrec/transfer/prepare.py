@@ -27,6 +27,7 @@ __all__ = [
     "Prepared",
     "PretrainRun",
     "TransferRun",
+    "check_pretrain",
     "check_settings",
     "images_of",
     "prepare",
@@ -186,11 +187,29 @@ def check_settings(config: Any, what: str) -> None:
     """Raise `ConfigError` for settings of `volrec train` that `what` cannot have: silence would look like use."""
     asked = {"augment.mixup": (config.augment.mixup, 0), "optim.freeze": (config.optim.freeze, 0)}
     asked["optim.layer_decay"] = (config.optim.layer_decay, 1)
+    if isinstance(config, TransferConfig):
+        # The teacher's slices are found by their place in the stack: they must still lie there.
+        augment = config.teacher.augment
+        asked["teacher.augment.mixup"] = (augment.mixup, 0)
+        asked["teacher.augment.shift_slices"] = (augment.shift_slices, 0)
+        asked["teacher.augment.flip.T"] = (augment.flip.get("T", 0), 0)
     for key, (value, off) in asked.items():
         if value and value != off:
             raise ConfigError(
                 f"{key} is {value}, which {what} cannot have.", remedy=f"Set it to {off}.", where=key, code="config"
             )
+
+
+def check_pretrain(config: PretrainConfig) -> None:
+    """Raise `ConfigError` for what a pretraining cannot have, or lacks: before a folder is scanned."""
+    if config.method.name == "supervised" and config.data.labels is None:
+        raise ConfigError(
+            "supervised needs labels, and no table of labels is named.",
+            remedy="Give --labels labels.csv, or choose simclr or vicreg, which need none.",
+            where="method.name",
+            code="config",
+        )
+    check_settings(config, "a pretraining of slices")
 
 
 def without_nan(value: Any) -> Any:

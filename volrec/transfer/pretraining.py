@@ -15,7 +15,7 @@ from torch.nn import functional
 from volrec.config import AugmentConfig, IntensityConfig, PretrainConfig, ViewsConfig
 from volrec.data.datasets import own_slices
 from volrec.data.labels import Cohort, num_outputs
-from volrec.errors import ConfigError, Problem, StoreError
+from volrec.errors import Problem, StoreError
 from volrec.evaluation import default_metric, higher_is_better, study_metric
 from volrec.networks.backbones import create_backbone
 from volrec.networks.layers import channels_last
@@ -30,12 +30,12 @@ from volrec.training.loop import NetworkModule, checkpoint_of, run_loop
 from volrec.training.losses import StudyLoss, slice_loss, soft_slice_targets, soft_targets
 from volrec.training.seeds import seed_dropout, step_seed
 from volrec.transfer.losses import nt_xent, vicreg
-from volrec.transfer.prepare import Prepared, PretrainRun, check_settings, prepare, signature_of, unique, without_nan
+from volrec.transfer.prepare import Prepared, PretrainRun, check_pretrain, prepare, signature_of, unique, without_nan
 from volrec.transfer.slices import SliceViews, ViewData, even_slices, step_mm
 from volrec.transfer.worker import WORKER
 from volrec.weights import save_weights
 
-__all__ = ["SliceModule", "SliceNetwork", "place_retrieval", "pretrain"]
+__all__ = ["SliceModule", "SliceNetwork", "guessed_retrieval", "place_retrieval", "pretrain"]
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def pretrain(
         if run.finished:
             log.info("%s is finished already", out)
             return run if is_main_process() else None
-    _check(config)
+    check_pretrain(config)
     check_world(config.trainer.devices, config.trainer.num_nodes)
     if config.trainer.devices > 1 and not is_launched():
         place(config)
@@ -235,12 +235,21 @@ def place_retrieval(queries: np.ndarray, gallery: np.ndarray, places: np.ndarray
     Returns
     -------
     float
-        In [0, 1]; guessing gives about one over N.
+        In [0, 1]; see `guessed_retrieval` for what guessing gives.
     """
     unit = [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (queries, gallery)]
     nearest = (unit[0] @ unit[1].T).argmax(axis=1)
-    same = places[nearest, 0] == places[:, 0]
-    return float(np.mean(same & (np.abs(places[nearest, 1] - places[:, 1]) <= reach)))
+    return float(np.mean(_one_place(places[nearest], places, reach)))
+
+
+def guessed_retrieval(places: np.ndarray, reach: float) -> float:
+    """Return what `place_retrieval` is on average for slices that are chosen blindly; neighbours count as found."""
+    return float(np.mean(_one_place(places[:, None], places[None, :], reach)))
+
+
+def _one_place(first: np.ndarray, second: np.ndarray, reach: float) -> np.ndarray:
+    """Return which places (..., 2) are those of one study, and near enough to count as one."""
+    return (first[..., 0] == second[..., 0]) & (np.abs(first[..., 1] - second[..., 1]) <= reach)
 
 
 def _fit(made: Prepared) -> list[Problem]:
@@ -307,10 +316,11 @@ def _finish(made: Prepared, member: Member, metric: str) -> None:
         "held_out": len(made.held),
     }
     if f"val_{metric}" in kept:
-        places = sum(len(_held_slices(made, index)) for index in range(len(made.held)))
         facts |= {"metric": metric, "value": float(kept[f"val_{metric}"]), "first": float(history[0][f"val_{metric}"])}
         if metric == "retrieval":
-            facts |= {"places": places, "chance": 1 / max(1, places)}
+            places = np.concatenate([_held_places(made, index) for index in range(len(made.held))])
+            chance = guessed_retrieval(places, made.config.views.neighbours) if len(places) else float("nan")
+            facts |= {"places": len(places), "chance": chance}
     made.run.write_metrics(without_nan(facts))
 
 
@@ -319,6 +329,15 @@ def _held_slices(made: Prepared, index: int) -> np.ndarray:
         return even_slices(*own_slices(made.store.open(made.entries[made.held[index].series.uid])), HELD_SLICES)
     except StoreError:
         return np.empty(0, dtype=np.int64)
+
+
+def _held_places(made: Prepared, index: int) -> np.ndarray:
+    """Return number of the study, and mm along its slice axis, (N, 2) of the slices that are looked at."""
+    slices = _held_slices(made, index)
+    if not len(slices):
+        return np.empty((0, 2))
+    step = step_mm(made.store.open(made.entries[made.held[index].series.uid]))
+    return np.column_stack([np.full(len(slices), index), slices * step])
 
 
 @torch.no_grad()
@@ -334,7 +353,6 @@ def _validate(made: Prepared, module: SliceModule, network: nn.Module, *, metric
         if not len(slices):
             continue
         volume = made.store.open(made.entries[case.series.uid])
-        step = step_mm(volume)
         images = torch.from_numpy(volume.read(slices))[:, None, None].to(module.device)
         quantiles = torch.from_numpy(volume.quantiles)[None].repeat(len(slices), 1).to(module.device)
         if metric != "retrieval":
@@ -344,7 +362,7 @@ def _validate(made: Prepared, module: SliceModule, network: nn.Module, *, metric
         generator = torch.Generator().manual_seed(step_seed(module.seed, _HELD, index))
         trunk: Any = network.backbone
         shown = [trunk(module.views(images, quantiles, chosen)).float().cpu().numpy() for chosen in (generator, None)]
-        rows.append((index, *shown, np.column_stack([np.full(len(slices), index), slices * step])))
+        rows.append((index, *shown, _held_places(made, index)))
     from volrec.training.distributed import any_rank
 
     if any_rank(stop.requested):
@@ -378,17 +396,6 @@ def _question(made: Prepared) -> tuple[str, int, dict[str, list[float]] | None]:
         std = np.nanstd(values, axis=0)
         scaling = {"mean": np.nanmean(values, axis=0).tolist(), "std": np.where(std > 0, std, 1.0).tolist()}
     return cohort.task, num_outputs(cohort.task, cohort.classes, cohort.targets), scaling
-
-
-def _check(config: PretrainConfig) -> None:
-    if config.method.name == "supervised" and config.data.labels is None:
-        raise ConfigError(
-            "method.name is supervised, but no table of labels is named.",
-            remedy="Give --labels labels.csv, or choose simclr or vicreg, which need none.",
-            where="method.name",
-            code="config",
-        )
-    check_settings(config, "a pretraining of slices")
 
 
 def _card(made: Prepared, *, signature: str, epoch: int, metric: str, found: Validation | None) -> dict[str, Any]:

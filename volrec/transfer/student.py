@@ -16,7 +16,7 @@ from volrec.config import AugmentConfig, TransferConfig
 from volrec.errors import Problem, StoreError
 from volrec.runs import Member
 from volrec.training.callbacks import Validation
-from volrec.training.devices import place
+from volrec.training.devices import own_device, place
 from volrec.training.distributed import (
     check_world,
     gather,
@@ -258,7 +258,7 @@ def _fit(made: Prepared, teacher: Teacher) -> list[Problem]:
     config: TransferConfig = made.config
     member = made.run.member(MEMBER)
     placement = place(config)
-    device = torch.device(placement.accelerator)
+    device = own_device(placement.accelerator)
     view = TeacherView(teacher, config.teacher.augment, seed=config.trainer.seed)
     kept = TeacherFeatures(view, store=made.store, views=max(1, config.teacher.views))
     problems: list[Problem] = []

@@ -18,6 +18,7 @@ from volrec.networks.backbones import create_backbone
 from volrec.transforms.intensity import BatchIntensity
 from volrec.weights import load_backbone
 from volrec.weights.files import read_card
+from volrec.weights.initial import still_training
 
 __all__ = ["Teacher", "card_of", "load_teacher"]
 
@@ -207,13 +208,12 @@ def _file(source: str) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         weights = path / "teacher" / "weights.safetensors"
-        if not weights.is_file():
+        if not weights.is_file() or still_training(weights):
+            begun = (path / "config.yaml").is_file() and (path / "teacher").is_dir()
             raise RunError(
                 "it holds no finished teacher.",
                 remedy="Give a run of `volrec pretrain`"
-                + (
-                    f"; finish this one with `volrec pretrain --resume {path}`." if (path / "teacher").is_dir() else "."
-                ),
+                + (f"; finish this one with `volrec pretrain --resume {path}`." if begun else "."),
                 where=path,
                 code="teacher",
             )

@@ -34,7 +34,16 @@ from volrec.networks import SequenceNetwork, create
 if TYPE_CHECKING:
     from volrec.networks.backbones.contract import Backbone
 
-__all__ = ["card_path", "load_backbone", "load_network", "load_state", "load_weights", "read_card", "save_weights"]
+__all__ = [
+    "card_path",
+    "has_card",
+    "load_backbone",
+    "load_network",
+    "load_state",
+    "load_weights",
+    "read_card",
+    "save_weights",
+]
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +176,15 @@ def read_card(path: Path | str) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(path, "its card cannot be read") from error
     return card
+
+
+def has_card(path: Path | str) -> bool:
+    """Tell whether a safetensors file is one of volrec's."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return _KEY in (file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged(Path(path), str(error)) from error
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], *, where: Path | str | None = None) -> None:
@@ -304,7 +322,7 @@ def _check_kind(path: Path) -> None:
     if head[8:9] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise RunError(
             "it is a PyTorch pickle, which can run code and is not read.",
-            remedy="Give a safetensors file.",
+            remedy=f"Give a safetensors file; `volrec import-weights {path} --as NETWORK` makes one of others.",
             where=path,
             code="pickle",
         )

@@ -30,13 +30,15 @@ __all__ = [
     "read_source_card",
     "short_source",
     "split_source",
+    "still_training",
 ]
 
 INFLATE = "inflate:"
 """Before the path of 2D weights whose kernels are to get a time axis."""
 
 _FILE = "weights.safetensors"
-_PARTS = ("student", "teacher")
+_PARTS = {"student": "transfer", "teacher": "pretrain"}
+"""Members of the runs that learn without labels, and their commands."""
 
 
 def split_source(source: str | Path) -> tuple[bool, Path]:
@@ -56,13 +58,18 @@ def is_2d(card: dict[str, Any]) -> bool:
     return "backbone" in (card.get("architecture") or {})
 
 
+def still_training(weights: Path) -> bool:
+    """Tell whether a member's weights are those of some epoch on the way: it can be gone on with, and has no end."""
+    return (weights.parent / "last.ckpt").is_file() and not (weights.parent / "finished").is_file()
+
+
 def find_weights(source: str | Path) -> Path:
     """Return the weights file that a source means; nothing of it is read.
 
     Raises
     ------
     RunError
-        When there is none: with what was looked for.
+        When there is none, or only those of a training that was interrupted: with what was looked for.
     """
     inflate, path = split_source(source)
     if path.is_file():
@@ -78,12 +85,12 @@ def find_weights(source: str | Path) -> Path:
     members = [child for child in path.iterdir() if (child / "finished").is_file() and (child / _FILE).is_file()]
     places[1:1] = [member / _FILE for member in sorted(members, key=_natural)]
     for place in (path / _FILE, *places):
-        if place.is_file():
+        if place.is_file() and (place.parent == path or not still_training(place)):
             return place
-    begun = any(path.glob("*/last.ckpt"))
+    begun = next((_PARTS.get(each.parent.name, "train") for each in sorted(path.glob("*/last.ckpt"))), None)
     raise RunError(
         f"it holds no weights to begin with: neither {_FILE}, nor student or teacher with one, nor a finished member.",
-        remedy=f"Finish that run first (`volrec train --resume {path}`)." if begun else "Give a finished run.",
+        remedy=f"Finish that run first (`volrec {begun} --resume {path}`)." if begun else "Give a finished run.",
         where=path,
         code="init-missing",
     )

@@ -123,8 +123,18 @@ def read_source(path: Path | str) -> Source:
             where=path,
             code="foreign-container",
         )
-    # A protocol buffer has no mark of its own; Caffe's reader says what is wrong with anything else.
-    return Source(path, "caffe", read_caffemodel(path), (), (path,))
+    # A protocol buffer has no mark of its own: what is none of the others may be one, under any name.
+    try:
+        return Source(path, "caffe", read_caffemodel(path), (), (path,))
+    except RunError as error:
+        if path.suffix == ".caffemodel":
+            raise
+        raise RunError(
+            "it is no state dict of PyTorch, safetensors file, caffemodel or checkpoint of TensorFlow, or is damaged.",
+            remedy="Fetch it again, and compare its size with the one at its source.",
+            where=path,
+            code="foreign-container",
+        ) from error
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

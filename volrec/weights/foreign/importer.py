@@ -14,7 +14,7 @@ from torch import nn
 from volrec.errors import ConfigError, RunError
 from volrec.networks.facts import suggest
 from volrec.weights.accounting import KeyTable
-from volrec.weights.files import save_weights
+from volrec.weights.files import has_card, save_weights
 from volrec.weights.foreign import c3d, dense, frames, i3d
 from volrec.weights.foreign.caffe import read_binaryproto
 from volrec.weights.foreign.containers import Source, read_source
@@ -107,7 +107,21 @@ def import_weights(
             where="--as",
             code="network-name",
         )
+    if out is not None and Path(out).suffix != ".safetensors":
+        raise ConfigError(
+            "the file that is written is a safetensors file.",
+            remedy=f"Call it {Path(out).with_suffix('.safetensors')}.",
+            where=out,
+            code="foreign-out",
+        )
     source = read_source(path)
+    if source.container == "safetensors" and has_card(path):
+        raise RunError(
+            "volrec wrote it itself: there is nothing to import, and its card would be lost.",
+            remedy="Use it as it is, with --init or --teacher.",
+            where=path,
+            code="foreign-own",
+        )
     entry = _format(source, name, known, format)
     found = match(source, entry, name)
     inputs, notes = _inputs(entry, found)
