@@ -245,6 +245,7 @@ def demo(out: Path, *, seed: int, console: Console) -> list[Problem]:
 def models(name: str | None, console: Console) -> None:
     """Print the zoo, or one network in full."""
     from volrec import networks
+    from volrec.networks.backbones import BACKBONES
 
     names = networks.list_networks(name) if name and any(sign in name for sign in "*?[") else None
     if names == []:
@@ -279,7 +280,8 @@ def models(name: str | None, console: Console) -> None:
         _say(
             console,
             "One in full, with its layers and options: volrec models NAME.\nParameters (millions) and multiply-adds: "
-            "the paper's network at its own clip.\nLeast: the smallest clip of the form adapted to volumes.",
+            "the paper's network at its own clip.\nLeast: the smallest clip of the form adapted to volumes.\n"
+            f"2D networks, for `inflated`, slices and teachers: {', '.join(BACKBONES)}, monai:NAME, timm:NAME.",
         )
         return
     facts = networks.describe(name)

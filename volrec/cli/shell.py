@@ -54,7 +54,7 @@ Init = Annotated[
     str | None,
     Parameter(
         help="Begin with weights that exist: a run of transfer or train, a weights file, or inflate: and a run of "
-        "pretrain or the weights file of a 2D network. Network, grid and intensities are then taken from there."
+        "pretrain or the weights file of a 2D network. Its network is taken over, and of a run grid and intensities."
     ),
 ]
 Studies = Annotated[

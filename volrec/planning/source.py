@@ -77,7 +77,14 @@ def inherit(source: str | None, given: Mapping[str, Any], overrides: Mapping[str
         reasons["network"] = why
     keys = {key: value for key, value in keys.items() if key not in overrides}
     name = architecture.get("backbone") or architecture.get("name") or "weights"
-    return Inherited(sections, keys, reasons, f"First weights: {name} from {short_source(source)}")
+    note = f"First weights: {name} from {short_source(source)}"
+    contract = card.get("input")
+    if contract and "intensity" not in sections:
+        note += (
+            f". They were trained on {contract['channels']} input in {contract['range']} less {contract['mean']} over "
+            f"{contract['std']}; clips are normalised as planned for these data, and training adapts the weights"
+        )
+    return Inherited(sections, keys, reasons, note)
 
 
 def _keys_of_2d(card: Mapping[str, Any], name: str) -> dict[str, Any]:

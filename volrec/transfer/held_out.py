@@ -9,6 +9,7 @@ augmented independently.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from torch.nn import functional
 from volrec.data.datasets import own_slices
 from volrec.errors import StoreError
 from volrec.evaluation import weighted
+from volrec.progress import track
 from volrec.training.callbacks import Validation
 from volrec.training.distributed import any_rank, gather, rank, world_size
 from volrec.training.interrupts import StopFlag, StopTraining
@@ -87,14 +89,25 @@ class HeldOut:
         Of the held-out studies at least.
     transform : BatchTransform
         The student's normalisation and augmentation.
+    negatives : mapping, optional
+        Kinds that are taught, with their weights; None: those of the configuration.
     """
 
-    def __init__(self, made: Prepared, features: TeacherFeatures, transform: BatchTransform) -> None:
+    def __init__(
+        self,
+        made: Prepared,
+        features: TeacherFeatures,
+        transform: BatchTransform,
+        *,
+        negatives: Mapping[str, float] | None = None,
+    ) -> None:
         self.made = made
         self.features = features
         self.transform = transform
         self.seed = made.config.trainer.seed
-        self.negatives = {kind: weight for kind, weight in made.config.matching.negatives.items() if weight}
+        self.negatives = {
+            kind: weight for kind, weight in (negatives or made.config.matching.negatives).items() if weight
+        }
 
     def validate(self, network: nn.Module, *, stop: StopFlag) -> Validation:
         """Return the mean AUC of matching pairs against each kind that does not match, and the loss."""
@@ -153,7 +166,8 @@ class HeldOut:
     def _rows(self, network: nn.Module, *, stop: StopFlag, statistics: bool, alone: bool = False) -> list[_Row]:
         found: list[_Row] = []
         first, step = (0, 1) if alone else (rank(), world_size())
-        for index in range(first, len(self.made.held), step):
+        mine = range(first, len(self.made.held), step)
+        for index in track(mine, "measuring what was learned", len(mine)) if alone else mine:
             if stop.requested:
                 break
             case = self.made.held[index]
@@ -198,17 +212,22 @@ class HeldOut:
             mixed = images.gather(2, orders[:, None, :, None, None].expand_as(images))
             shuffled = network.head.student_norm(network(mixed)).float().cpu().numpy()
         views = rng.integers(len(kept), size=(len(here), 2))
+        shown: dict[int, Tensor] = {}
+
+        def slices_of(view: int) -> Tensor:
+            """All slices of one view of this study, augmented once."""
+            if view not in shown:
+                shown[view] = self.features.view.images(volume, self.made.held[index].study, view, device)
+            return shown[view]
+
         nothing = np.zeros(0)
         rows = []
         for number, (slices, elsewhere_) in enumerate(zip(here, away, strict=True)):
             view, other_view = (int(value) for value in views[number])
             facts: tuple[np.ndarray, np.ndarray | None, np.ndarray] = nothing, None, nothing
             if statistics:
-                study = self.made.held[index].study
-                own = self.features.view.images(volume, study, view, device)[slices]
-                far = None
-                if elsewhere_ is not None:
-                    far = intensity_statistics(self.features.view.images(volume, study, other_view, device)[elsewhere_])
+                own = slices_of(view)[slices]
+                far = None if elsewhere_ is None else intensity_statistics(slices_of(other_view)[elsewhere_])
                 facts = intensity_statistics(own), far, intensity_statistics(images[number].movedim(1, 0))
             rows.append(
                 _Row(

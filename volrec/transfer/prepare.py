@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,10 @@ from volrec.data.labels import Case, Cohort, join
 from volrec.data.store import Store
 from volrec.errors import ConfigError, DataError, LabelsError, Problem
 from volrec.runs import RunFolder
-from volrec.training.distributed import is_main_process
+from volrec.training.devices import place
+from volrec.training.distributed import check_world, is_launched, is_main_process, on_main, process_group
+from volrec.training.launch import run_processes
+from volrec.transfer.worker import WORKER
 
 __all__ = [
     "Prepared",
@@ -94,6 +97,61 @@ class Prepared:
     def logging(self) -> AbstractContextManager[None]:
         """Write the run's log during a block, in the first process alone."""
         return self.run.logging() if is_main_process() else nullcontext()
+
+
+def learn(
+    config: Any,
+    out: Path | str,
+    *,
+    kind: type[Run],
+    resume: bool,
+    reasons: Mapping[str, str] | None,
+    begin: Callable[[Any], Callable[[Prepared], list[Problem]]],
+) -> Run | None:
+    """Run a pretraining or transfer from its configuration to the finished run folder.
+
+    Parameters
+    ----------
+    config : PretrainConfig or TransferConfig
+        When resuming, the run's own is obeyed.
+    out : path
+        Run folder: new or empty, unless `resume`.
+    kind : type
+        `PretrainRun` or `TransferRun`.
+    resume : bool
+        Go on with the run that is there.
+    reasons : mapping, optional
+        Written into ``config.yaml``.
+    begin : callable
+        Takes the configuration and checks what can be checked before the folder is scanned; gives what then trains on
+        the studies and returns the problems that it met.
+
+    Returns
+    -------
+    RunFolder or None
+        The finished run, without its report; None in the other processes of a training over several.
+    """
+    out = Path(out)
+    if resume:
+        run = kind.open(out)
+        config = run.config  # raises for a run of another command
+        if run.finished:
+            log.info("%s is finished already", out)
+            return run if is_main_process() else None
+    fit = begin(config)
+    check_world(config.trainer.devices, config.trainer.num_nodes)
+    if config.trainer.devices > 1 and not is_launched():
+        place(config)
+        told: Any = {"resume": resume, "reasons": reasons or {}, "devices": config.trainer.devices}
+        run_processes(config.to_dict(), out, worker=WORKER, **told)
+        return kind.open(out)
+    with process_group(place(config).accelerator):
+        made = on_main(lambda: prepare(config, kind, out, resume=resume, reasons=reasons))
+        problems = [*made.problems, *fit(made)]
+        if is_main_process():
+            made.run.write_quarantine(unique(problems))
+            made.run.finish()
+    return made.run if is_main_process() else None  # type: ignore[return-value]
 
 
 def prepare(
@@ -217,6 +275,12 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_nan(each) for key, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_patients(table: Path) -> set[str]:
+    """Return the patients of the training part of a ``studies.csv``."""
+    rows = pd.read_csv(table, dtype=str)
+    return set(rows.loc[rows["part"] == "train", "patient"])
 
 
 def signature_of(cases: Sequence[Case]) -> str:

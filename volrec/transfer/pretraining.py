@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,15 @@ from volrec.networks.layers import channels_last
 from volrec.runs import Member
 from volrec.training.callbacks import Validation
 from volrec.training.devices import place
-from volrec.training.distributed import check_world, gather, is_launched, is_main_process, on_main, process_group, rank
+from volrec.training.distributed import gather, is_main_process, on_main, rank
 from volrec.training.distributed import world_size as ranks
 from volrec.training.interrupts import StopFlag, StopTraining
-from volrec.training.launch import run_processes
 from volrec.training.loop import NetworkModule, checkpoint_of, run_loop
 from volrec.training.losses import StudyLoss, slice_loss, soft_slice_targets, soft_targets
 from volrec.training.seeds import seed_dropout, step_seed
 from volrec.transfer.losses import nt_xent, vicreg
-from volrec.transfer.prepare import Prepared, PretrainRun, check_pretrain, prepare, signature_of, unique, without_nan
+from volrec.transfer.prepare import Prepared, PretrainRun, check_pretrain, learn, signature_of, without_nan
 from volrec.transfer.slices import SliceViews, ViewData, even_slices, step_mm
-from volrec.transfer.worker import WORKER
 from volrec.weights import save_weights
 
 __all__ = ["SliceModule", "SliceNetwork", "guessed_retrieval", "place_retrieval", "pretrain"]
@@ -73,27 +71,12 @@ def pretrain(
     Interrupted
         After Ctrl-C or SIGTERM; its text says how to go on.
     """
-    out = Path(out)
-    if resume:
-        run = PretrainRun.open(out)
-        config = run.config  # raises for a run of another command
-        if run.finished:
-            log.info("%s is finished already", out)
-            return run if is_main_process() else None
-    check_pretrain(config)
-    check_world(config.trainer.devices, config.trainer.num_nodes)
-    if config.trainer.devices > 1 and not is_launched():
-        place(config)
-        told: Any = {"resume": resume, "reasons": reasons or {}, "devices": config.trainer.devices}
-        run_processes(config.to_dict(), out, worker=WORKER, **told)
-        return PretrainRun.open(out)
-    with process_group(place(config).accelerator):
-        made = on_main(lambda: prepare(config, PretrainRun, out, resume=resume, reasons=reasons))
-        problems = [*made.problems, *_fit(made)]
-        if is_main_process():
-            made.run.write_quarantine(unique(problems))
-            made.run.finish()
-    return made.run if is_main_process() else None  # type: ignore[return-value]
+
+    def begin(config: PretrainConfig) -> Callable[[Prepared], list[Problem]]:
+        check_pretrain(config)
+        return _fit
+
+    return learn(config, out, kind=PretrainRun, resume=resume, reasons=reasons, begin=begin)
 
 
 class SliceNetwork(nn.Module):

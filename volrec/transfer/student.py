@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,18 @@ from torch import Tensor, nn
 
 from volrec import networks
 from volrec.config import AugmentConfig, TransferConfig
-from volrec.errors import Problem, StoreError
+from volrec.errors import ConfigError, Problem, StoreError
 from volrec.runs import Member
 from volrec.training.callbacks import Validation
 from volrec.training.devices import own_device, place
 from volrec.training.distributed import (
-    check_world,
     gather,
-    is_launched,
     is_main_process,
     on_main,
-    process_group,
     rank,
     world_size,
 )
 from volrec.training.interrupts import StopFlag
-from volrec.training.launch import run_processes
 from volrec.training.loop import NetworkModule, checkpoint_of, run_loop
 from volrec.training.module import make_transform
 from volrec.training.seeds import seed_dropout, step_seed
@@ -36,10 +32,17 @@ from volrec.transfer.features import TeacherFeatures, TeacherView
 from volrec.transfer.held_out import HeldOut
 from volrec.transfer.matching import MatchingHead, MatchingNetwork, PairLogits, matching_loss, shuffled_order
 from volrec.transfer.places import PlaceData
-from volrec.transfer.prepare import Prepared, TransferRun, check_settings, prepare, signature_of, unique, without_nan
+from volrec.transfer.prepare import (
+    Prepared,
+    TransferRun,
+    check_settings,
+    learn,
+    read_patients,
+    signature_of,
+    without_nan,
+)
 from volrec.transfer.slices import make_augment
 from volrec.transfer.teacher import Teacher, load_teacher
-from volrec.transfer.worker import WORKER
 from volrec.weights import load_state, load_weights, save_weights
 
 __all__ = ["TransferModule", "transfer"]
@@ -80,29 +83,13 @@ def transfer(
     Interrupted
         After Ctrl-C or SIGTERM; its text says how to go on.
     """
-    out = Path(out)
-    if resume:
-        run = TransferRun.open(out)
-        config = run.config  # raises for a run of another command
-        if run.finished:
-            log.info("%s is finished already", out)
-            return run if is_main_process() else None
-    # What may be wrong with teacher and student is said before the folder is scanned.
-    teacher = load_teacher(config.teacher, intensity=config.intensity, canvas=config.preprocess.canvas)
-    _check(config)
-    check_world(config.trainer.devices, config.trainer.num_nodes)
-    if config.trainer.devices > 1 and not is_launched():
-        place(config)
-        told: Any = {"resume": resume, "reasons": reasons or {}, "devices": config.trainer.devices}
-        run_processes(config.to_dict(), out, worker=WORKER, **told)
-        return TransferRun.open(out)
-    with process_group(place(config).accelerator):
-        made = on_main(lambda: prepare(config, TransferRun, out, resume=resume, reasons=reasons))
-        problems = [*made.problems, *_fit(made, teacher)]
-        if is_main_process():
-            made.run.write_quarantine(unique(problems))
-            made.run.finish()
-    return made.run if is_main_process() else None  # type: ignore[return-value]
+
+    def begin(config: TransferConfig) -> Callable[[Prepared], list[Problem]]:
+        teacher = load_teacher(config.teacher, intensity=config.intensity, canvas=config.preprocess.canvas)
+        _check(config)
+        return lambda made: _fit(made, teacher)
+
+    return learn(config, out, kind=TransferRun, resume=resume, reasons=reasons, begin=begin)
 
 
 class TransferModule(NetworkModule):
@@ -287,7 +274,8 @@ def _fit(made: Prepared, teacher: Teacher) -> list[Problem]:
     if features is None:
         module.encode_with(TeacherStep(teacher.to(device), config.teacher.augment))
     _check_clips(module, made)
-    held = HeldOut(made, kept, module.transform)
+    problems += _drop_order(module, made) + _seen_by_teacher(made)
+    held = HeldOut(made, kept, module.transform, negatives=module.negatives)
     signature = signature_of(made.train)
 
     def save(network: nn.Module, epoch: int, found: Validation | None) -> None:
@@ -377,6 +365,61 @@ def _check(config: TransferConfig) -> None:
     check_settings(config, "a transfer")
     if config.matching.negatives.get("order") and config.sampling.clip_length < 3:
         shuffled_order(1, config.sampling.clip_length, torch.Generator())  # raises
+
+
+@torch.no_grad()
+def _drop_order(module: TransferModule, made: Prepared) -> list[Problem]:
+    """Take shuffled clips out of the mix where the student cannot tell them: one that averages slices, say."""
+    if not module.negatives.get("order"):
+        return []
+    student = module.network.student.eval()
+    height, width = made.entries[made.train[0].series.uid].shape[1:]
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randn((1, student.in_channels, made.config.sampling.clip_length, height, width), generator=generator)
+    order = shuffled_order(1, clip.shape[2], generator)[0]
+    seen, mixed = (module.network.clip_features(each) for each in (clip, clip[:, :, order]))
+    student.train()
+    if not torch.allclose(seen, mixed, rtol=1e-4, atol=1e-6):
+        return []
+    module.negatives = {kind: share for kind, share in module.negatives.items() if kind != "order"}
+    name = made.config.network.name
+    if not any(module.negatives.values()):
+        raise ConfigError(
+            f"{name} gives the same features whatever the order of the slices, and order is all it is to learn.",
+            remedy="Take another network, or other kinds in matching.negatives.",
+            where="matching.negatives",
+            code="matching",
+        )
+    problem = Problem(
+        "matching.negatives",
+        "order-blind",
+        f"{name} gives the same features whatever the order of the slices: it is not asked about shuffled clips.",
+        "Take a network that reads context along the slices, such as t3d-121.",
+        fatal=False,
+    )
+    log.warning("%s", problem.reason)
+    return [problem]
+
+
+def _seen_by_teacher(made: Prepared) -> list[Problem]:
+    """Say when the teacher was taught by patients that are held out here: what they show is then less than it seems."""
+    table = Path(str(made.config.teacher.source)) / "studies.csv"
+    if not table.is_file():
+        return []
+    taught = read_patients(table)
+    patients = {case.patient for case in made.held}
+    seen = patients & taught
+    if not seen:
+        return []
+    return [
+        Problem(
+            str(table),
+            "teacher-saw-held-out",
+            f"the teacher was taught by {len(seen)} of the {len(patients)} patients held out from the student.",
+            "Give both the same holdout.share and holdout.seed, and the same studies.",
+            fatal=False,
+        )
+    ]
 
 
 def _check_clips(module: TransferModule, made: Prepared) -> None:

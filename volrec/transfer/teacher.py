@@ -205,7 +205,7 @@ def _open(config: TeacherConfig) -> tuple[nn.Module, dict[str, Any], str]:
 
 def _file(source: str) -> Path:
     """Return the weights file that a path means."""
-    path = Path(source).expanduser()
+    path = Path(source).expanduser().resolve()
     if path.is_dir():
         weights = path / "teacher" / "weights.safetensors"
         if not weights.is_file() or still_training(weights):

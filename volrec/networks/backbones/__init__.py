@@ -182,8 +182,13 @@ def _hint(name: str) -> str:
     whole = f"monai:{name}"
     same = [known for known in monai_names() if known.casefold() == whole.casefold()]
     if same:
-        return f"Did you mean {(whole if whole in same else same[0])!r}? "
+        own = next((f"Among volrec's own: {known!r}. " for known in BACKBONES if _plain(known) == _plain(name)), "")
+        return f"Did you mean {(whole if whole in same else same[0])!r}? {own}"
     return suggest(name, BACKBONES)
+
+
+def _plain(name: str) -> str:
+    return "".join(sign for sign in name.casefold() if sign.isalnum())
 
 
 def _no_stride(problem: str, remedy: str) -> ConfigError:
