@@ -36,8 +36,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
+
+from volrec.evaluation.weighted import binary
 
 FOLDS = 5
 FRACTIONS = (0.1, 0.25, 0.5, 1.0)
@@ -259,21 +260,18 @@ def scores_of(study: Study, task: str, way: str, fraction: float) -> list[pd.Dat
     return [pd.read_csv(path) for path in found if path.is_file()]
 
 
-def fold_means(tables: Sequence[pd.DataFrame], target: str, draws: np.random.Generator | None) -> float:
-    """Return the mean over folds of the AUC, with the studies of each fold drawn again where asked."""
+def fold_means(tables: Sequence[pd.DataFrame], target: str) -> np.ndarray:
+    """Return the mean over folds of the AUC: as it is, then RESAMPLES times with the studies of each fold drawn again.
+
+    The draws depend on the fold alone, so that differences between two ways are paired.
+    """
     values = []
-    for table in tables:
-        truth, score = table[target].to_numpy(), table[_score_column(table)].to_numpy()
-        if draws is not None:
-            rows = draws.integers(len(table), size=len(table))
-            truth, score = truth[rows], score[rows]
-        if 0 < truth.mean() < 1:
-            values.append(roc_auc_score(truth, score))
-    return float(np.mean(values))
-
-
-def _score_column(table: pd.DataFrame) -> str:
-    return next(column for column in table.columns if column.startswith(("score", "p_", "prob")))
+    for fold, table in enumerate(tables):
+        count = len(table)
+        drawn = np.random.default_rng(fold).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+        weights = np.concatenate([np.ones((1, count)), drawn])
+        values.append(binary(table[target].to_numpy(float), table["score_1"].to_numpy(float), weights)["auc"])
+    return np.nanmean(values, axis=0)
 
 
 def summary(studies: Iterable[Study]) -> pd.DataFrame:
@@ -281,49 +279,44 @@ def summary(studies: Iterable[Study]) -> pd.DataFrame:
     rows = []
     for study in studies:
         for task, target in study.facts["targets"].items():
-            for fraction in FRACTIONS:
-                for way in study.ways:
-                    drawn_weights = "scratch-twin" if way == "inflation" and study.facts["network"] else "scratch"
-                    base = scores_of(study, task, drawn_weights, fraction)
-                    full = scores_of(study, task, drawn_weights, 1.0)
-                    own = scores_of(study, task, way, fraction)
-                    if len(own) < FOLDS or len(base) < FOLDS or len(full) < FOLDS:
-                        continue
-                    drawn = []
-                    for number in range(RESAMPLES):
-                        # The same studies for every way: differences are paired.
-                        value = [fold_means(one, target, np.random.default_rng(number)) for one in (own, base, full)]
-                        drawn.append((value[0], value[0] - value[1], value[0] - value[2]))
-                    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-                    auc, to, top = (fold_means(one, target, None) for one in (own, base, full))
-                    labels = int(np.mean([len(study.labelled(fold, target, fraction)) for fold in range(FOLDS)]))
-                    rows.append(
-                        {"task": task, "way": way, "fraction": fraction, "labels": labels}
-                        | {"auc": auc, "low": low[0], "high": high[0]}
-                        | {"gain": auc - to, "gain_low": low[1], "gain_high": high[1]}
-                        | {"to_full": auc - top, "to_full_low": low[2], "to_full_high": high[2]}
-                    )
+            cells = {
+                (way, fraction): fold_means(scores, target)
+                for way in study.ways
+                for fraction in FRACTIONS
+                if len(scores := scores_of(study, task, way, fraction)) == FOLDS
+            }
+            for (way, fraction), own in cells.items():
+                begins = "scratch-twin" if way == "inflation" and study.facts["network"] else "scratch"
+                if (begins, fraction) not in cells or (begins, 1.0) not in cells:
+                    continue
+                labels = int(np.mean([len(study.labelled(fold, target, fraction)) for fold in range(FOLDS)]))
+                row: dict[str, Any] = {"task": task, "way": way, "fraction": fraction, "labels": labels}
+                against = {"auc": own, "gain": own - cells[begins, fraction], "to_full": own - cells[begins, 1.0]}
+                for name, values in against.items():
+                    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
+                    row |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
+                rows.append(row)
+    order = {way: place for place, way in enumerate(WAYS)}
+    rows.sort(key=lambda row: (row["task"], order[row["way"]], row["fraction"]))
     return pd.DataFrame(rows)
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return the table as the README shows it."""
-    lines = [
-        "| task | begins | 10 % | 25 % | 50 % | 100 % of the labels | 25 % against scratch at 100 % |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """Return the table as the README shows it; differences are paired, at a quarter of the labels."""
+    shares = [f"{fraction:.0%}" for fraction in FRACTIONS]
+    headings = ["task", "begins", *shares, "25% less scratch at 25%", "25% less scratch at 100%"]
+    lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
+
+    def shown(row: Any, name: str, sign: str = "") -> str:
+        value, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
+        return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
     for (task, way), rows in table.groupby(["task", "way"], sort=False):
         cells = {row.fraction: row for row in rows.itertuples()}
-        shown = [
-            f"{cells[f].auc:.3f} [{cells[f].low:.3f}, {cells[f].high:.3f}]" if f in cells else "-" for f in FRACTIONS
-        ]
+        line = [task, NAMES[way], *(shown(cells[each], "auc") if each in cells else "-" for each in FRACTIONS)]
         quarter = cells.get(0.25)
-        against = (
-            "-"
-            if quarter is None
-            else f"{quarter.to_full:+.3f} [{quarter.to_full_low:+.3f}, {quarter.to_full_high:+.3f}]"
-        )
-        lines.append(f"| {task} | {NAMES[way]} | {' | '.join(shown)} | {against} |")
+        line += ["-", "-"] if quarter is None else [shown(quarter, name, "+") for name in ("gain", "to_full")]
+        lines.append(f"| {' | '.join(line)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -338,7 +331,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     for panel, task in zip(panels, tasks, strict=True):
         for shift, (way, rows) in enumerate(table[table["task"] == task].groupby("way", sort=False)):
             x = rows["labels"] * (1 + 0.03 * (shift - 2))
-            spans = [rows["auc"] - rows["low"], rows["high"] - rows["auc"]]
+            spans = [rows["auc"] - rows["auc_low"], rows["auc_high"] - rows["auc"]]
             line = "--" if way in ("transfer-all", "scratch-twin") else "-"
             panel.errorbar(
                 x, rows["auc"], yerr=spans, label=NAMES[way], color=colours[way], marker="o", markersize=4,

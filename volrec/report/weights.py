@@ -110,7 +110,8 @@ def _matching(run: RunFolder) -> str:
         "spread and the lit area of the two sides tell by themselves: a student that is not above it may have learned "
         "no more than that.</p>",
         table(headings, rows),
-        f'<p class="note">Intervals: patients drawn again 1000 times. '
+        '<p class="note">Intervals: the patients of the clips drawn again 1000 times; whose slices a clip is asked '
+        "against stays. "
         f"{run.metrics['matches']} matching pairs of {run.metrics['patients']} patients.</p>",
     )
 
