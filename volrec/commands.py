@@ -281,7 +281,8 @@ def models(name: str | None, console: Console) -> None:
             console,
             "One in full, with its layers and options: volrec models NAME.\nParameters (millions) and multiply-adds: "
             "the paper's network at its own clip.\nLeast: the smallest clip of the form adapted to volumes.\n"
-            f"2D networks, for `inflated`, slices and teachers: {', '.join(BACKBONES)}, monai:NAME, timm:NAME.",
+            "2D networks, for `inflated`, slices and teachers:\n  "
+            + textwrap.fill(", ".join([*BACKBONES, "monai:NAME", "timm:NAME."]), 76, subsequent_indent="  "),
         )
         return
     facts = networks.describe(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -578,6 +579,8 @@ class TestPackages:
         network = build(case)
         write(case, foreign(case, network), tmp_path).rename(folder / "models" / "efficientnet-lite0-57934424.pth")
         monkeypatch.syspath_prepend(str(tmp_path))
+        # Another test may have imported the real package.
+        monkeypatch.delitem(sys.modules, folder.name, raising=False)
         return network
 
     def test_weights_are_found_in_an_installed_package(self, installed):
