@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
