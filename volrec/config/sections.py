@@ -29,6 +29,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Value = bool | int | float | str | list[int] | list[float] | list[str] | None
 
 
 class Section(BaseModel):
@@ -207,9 +209,7 @@ class NetworkConfig(Section):
     """Registry name."""
     width: Positive = 1.0
     """Scale of all channel counts; 1 is the paper's."""
-    options: dict[str, bool | int | float | str | list[int] | list[float] | list[str] | None] = Field(
-        default_factory=dict
-    )
+    options: dict[str, Value | dict[OptionName, Value]] = Field(default_factory=dict)
     """Named options of the network (``volrec models NAME`` lists them)."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
-    from volrec.networks.facts import NetworkSpec, Option
+    from volrec.networks.facts import NetworkSpec, Option, TrainingStage
     from volrec.networks.registry import create, list_networks, register, spec
     from volrec.networks.stages import freeze_stages, network_stages
     from volrec.networks.summary import describe, training_bytes
@@ -20,6 +20,7 @@ __all__ = [
     "Option",
     "SequenceNetwork",
     "SlicewiseNetwork",
+    "TrainingStage",
     "create",
     "describe",
     "freeze_stages",
@@ -36,6 +37,7 @@ _HOME = {
     "Option": "facts",
     "SequenceNetwork": "base",
     "SlicewiseNetwork": "base",
+    "TrainingStage": "facts",
     "create": "registry",
     "describe": "summary",
     "freeze_stages": "stages",

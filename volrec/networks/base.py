@@ -96,6 +96,23 @@ class SequenceNetwork(nn.Module):
         """Return logits (B, num_classes) of features, or with `pre_logits` what enters the last layer."""
         raise NotImplementedError
 
+    def forward_branches(self, features: Tensor) -> dict[str, Tensor]:
+        """Return logits (B, num_classes) of each part that has a loss of its own in training, by the part's name.
+
+        Of one head by default. A network of several streams gives those of each; losses are summed with
+        `branch_weights`.
+        """
+        return {"": self.forward_head(features)}
+
+    @property
+    def branch_weights(self) -> dict[str, float]:
+        """Weight of the loss of each part of `forward_branches`; one where a part is not named."""
+        return {}
+
+    def auxiliary_loss(self, x: Tensor) -> Tensor | None:
+        """Return a loss (a scalar) of clips (B, C, T, H, W) that needs no labels, or None where there is none."""
+        return None
+
     def get_classifier(self) -> nn.Linear:
         """Return the last layer."""
         return self.get_submodule(self.classifier_name)  # type: ignore[return-value]

@@ -11,7 +11,7 @@ from typing import Any
 
 from volrec.errors import ConfigError
 
-__all__ = ["PAPER", "NetworkSpec", "Option", "check_number", "parameter_error", "suggest"]
+__all__ = ["PAPER", "NetworkSpec", "Option", "TrainingStage", "check_number", "parameter_error", "suggest"]
 
 PAPER = object()
 """Marks an option whose value in the paper's network is its ordinary default."""
@@ -24,7 +24,7 @@ class Option:
     Attributes
     ----------
     kind : type
-        ``bool``, ``int``, ``float``, ``str`` or ``tuple`` (of ints).
+        ``bool``, ``int``, ``float``, ``str``, ``tuple`` (of ints) or ``dict`` (options of a network within).
     default : object
         Value in the form adapted to volumes.
     meaning : str
@@ -74,6 +74,8 @@ class Option:
             phrase = f"a list of {self.length or 'any number of'} ints in {_interval(self.low, self.high)}"
         elif self.kind is str:
             phrase = "a str"
+        elif self.kind is dict:
+            phrase = "a dict of options"
         else:
             phrase = f"{'an' if self.kind is int else 'a'} {self.kind.__name__} in {_interval(self.low, self.high)}"
         return f"{phrase} or None" if self.default is None or self.paper is None else phrase
@@ -92,6 +94,8 @@ class Option:
             return int(value)
         if self.kind is float and _is_number(value) and self.low <= value <= self.high:
             return float(value)
+        if self.kind is dict and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return dict(value)
         if (
             self.kind is tuple
             and isinstance(value, (tuple, list))
@@ -108,6 +112,35 @@ class Option:
         if not self.choices or value in self.choices:
             return True
         return any(value.startswith(prefix) and value != prefix for prefix in self.prefixes)
+
+
+@dataclass(frozen=True)
+class TrainingStage:
+    """One of the trainings that a paper does in turn, each from the weights of the one before.
+
+    Attributes
+    ----------
+    name : str
+        Short, lower case: the name of its folder.
+    objective : str
+        What is learned: ``"labels"`` (the loss of the scores), ``"motion"`` (`auxiliary_loss` alone, without labels),
+        ``"joint"`` (both), ``"svm"`` (a linear SVM on the scores of the streams; nothing else moves).
+    freeze : tuple of str
+        Patterns of the names of parameters that stay as they are.
+    lr : float
+        Learning rate over that of the recipe.
+    epochs : float
+        Epochs over those of the recipe.
+    why : str
+        One line for the plan.
+    """
+
+    name: str
+    objective: str = "labels"
+    freeze: tuple[str, ...] = ()
+    lr: float = 1.0
+    epochs: float = 1.0
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,6 +171,10 @@ class NetworkSpec:
         What the paper leaves open or is often read differently, and the option that settles it.
     summary : str
         One line on what the network does.
+    streams : tuple of str
+        What its input channels are, in this order: ``"intensity"``, ``"flow"``, ``"warped"``, ``"difference"``.
+    training : tuple of TrainingStage
+        Trainings that are done in turn; empty: one, of everything.
     """
 
     name: str
@@ -152,6 +189,8 @@ class NetworkSpec:
     options: Mapping[str, Option] = field(default_factory=dict, hash=False, repr=False)
     ambiguities: tuple[str, ...] = field(default=(), repr=False)
     summary: str = ""
+    streams: tuple[str, ...] = ("intensity",)
+    training: tuple[TrainingStage, ...] = ()
 
     def resolve(self, given: Mapping[str, Any], *, faithful: bool) -> dict[str, Any]:
         """Return every option with its value: the given ones checked, the others at their default.
