@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from trees import fault, make_series
 
@@ -212,6 +212,7 @@ trees = st.lists(
 
 
 @given(trees)
+@example([("b", "", "p", ""), ("b/b", "", "p", "")])
 def test_no_tree_loses_a_series_or_mixes_studies(tree: list[tuple[str, str, str, str]]) -> None:
     series, seen = [], set()
     for number, (folder, study, patient, name) in enumerate(tree):

@@ -136,11 +136,15 @@ def _name_dicom(groups: Sequence[Group], root: Path, *, taken: set[str], owners:
             group.study = name if count[name] == 1 and name not in taken else folder
         else:
             group.study = group.uid or group.path or root.name
+    used = {*taken, *(group.study for group in groups)}
     for name, times in Counter(group.study for group in groups).items():
-        if times > 1 or name in taken:  # one StudyInstanceUID for two patients
+        if times > 1 or name in taken:  # one StudyInstanceUID for two patients, or a folder within one of its name
             alike = [group for group in groups if group.study == name]
             for number, group in enumerate(alike, start=1):
                 group.study = f"{name}/{group.patient}" if group.patient else f"{name}#{number}"
+                while group.study in used:
+                    group.study += f"#{number}"
+                used.add(group.study)
 
 
 def _group_nifti(
