@@ -33,20 +33,42 @@ TEXT_COLUMNS = ("study", "patient", "series", "path", "split", "fold", "where", 
 
 @dataclass(frozen=True)
 class Member:
-    """One trained network of a run: one a split.
+    """One trained network of a run: one a split; or one of the trainings that led to it.
 
     Attributes
     ----------
     path : Path
         Its folder.
+    of : Member, optional
+        The member that this is an earlier stage of.
     """
 
     path: Path
+    of: Member | None = None
 
     @property
     def name(self) -> str:
-        """Name of the split (``"fold-0"``)."""
-        return self.path.name
+        """Name of the split (``"fold-0"``), and of the stage (``"fold-0 motion"``)."""
+        return f"{self.of.name} {self.path.name}" if self.of else self.path.name
+
+    @property
+    def split(self) -> str:
+        """Name of the split."""
+        return self.of.split if self.of else self.path.name
+
+    @property
+    def run(self) -> Path:
+        """Folder of the run."""
+        return self.of.run if self.of else self.path.parent
+
+    def stage(self, name: str) -> Member:
+        """Return the training of a stage before the last, in ``stages/NAME``."""
+        return Member(self.path / "stages" / name, of=self)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on with: a checkpoint, or a stage that is finished or begun."""
+        return self.checkpoint.is_file() or any(self.path.glob("stages/*/*"))
 
     @property
     def weights(self) -> Path:
@@ -407,7 +429,7 @@ def member_card(
     Parameters
     ----------
     config : TrainConfig
-        Series choice, preprocessing, intensity, sampling, protocol and network are taken over.
+        Series choice, preprocessing, intensity, streams, sampling, protocol and network are taken over.
     split : str
         Name of the split.
     task, targets, classes
@@ -434,6 +456,7 @@ def member_card(
         "modality": modality,
         "preprocess": whole["preprocess"],
         "intensity": whole["intensity"],
+        "streams": whole["streams"],
         "sampling": whole["sampling"],
         "protocol": whole["protocol"],
         "split": split,

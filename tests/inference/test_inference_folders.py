@@ -123,10 +123,10 @@ def test_an_unexpected_fault_costs_its_study_alone(
     run = make_run(tmp_path / "run")
     decode = folders._decode
 
-    def faulty(series: Any, *rest: Any) -> Any:
-        if "p0" in series.path or "p0" in series.files[0]:
+    def faulty(study: Any, *rest: Any) -> Any:
+        if study.study == "p0":
             raise MemoryError("no room")
-        return decode(series, *rest)
+        return decode(study, *rest)
 
     monkeypatch.setattr(folders, "_decode", faulty)
     table, problems = predict_folder(run, folder, device="cpu")

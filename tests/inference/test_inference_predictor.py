@@ -73,7 +73,7 @@ def test_slices_encoded_once_give_bit_equal_scores_to_clips_run_one_by_one(
     table = torch.from_numpy(study_quantiles(voxels))[None]
     network.eval()
     with torch.inference_mode():
-        logits = [network(scorer.intensity(torch.from_numpy(voxels[clip])[None, None], table)) for clip in clips]
+        logits = [network(scorer.input.intensity(torch.from_numpy(voxels[clip])[None, None], table)) for clip in clips]
     outputs = torch.cat(logits).double().numpy()[:, None]
     scores, pooled = pool(outputs, task="binary", consensus=consensus, stage=stage)
     assert found.clips == len(clips)

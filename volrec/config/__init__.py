@@ -25,6 +25,7 @@ from volrec.config.sections import (
     TrainerConfig,
     WindowConfig,
 )
+from volrec.config.streams import FlowConfig, StageConfig, StreamsConfig
 from volrec.config.text import apply_overrides, dump_yaml, json_schema, load_config, parse_config
 from volrec.config.train import TrainConfig
 from volrec.config.transfer import (
@@ -47,6 +48,7 @@ __all__ = [
     "AugmentConfig",
     "BackboneConfig",
     "DataConfig",
+    "FlowConfig",
     "HoldoutConfig",
     "ImagesConfig",
     "InitConfig",
@@ -62,7 +64,9 @@ __all__ = [
     "Section",
     "SeriesConfig",
     "SplitConfig",
+    "StageConfig",
     "StoreConfig",
+    "StreamsConfig",
     "TeacherConfig",
     "TrainConfig",
     "TrainerConfig",

@@ -65,6 +65,10 @@ def parse_config(
         ) from None
 
 
+_NESTED = ("data.series", "streams.flow")
+"""Sections within a section that are written over several lines."""
+
+
 def load_config(
     path: Path | str,
     *,
@@ -145,12 +149,16 @@ def dump_yaml(config: Section, reasons: Mapping[str, str] | None = None) -> str:
             dotted = f"{prefix}{key}"
             reason = f"  # {reasons[dotted]}" if dotted in reasons else ""
             pad = "  " * indent
-            if isinstance(value, dict) and value and (indent == 0 or dotted == "data.series"):
+            if isinstance(value, dict) and value and (indent == 0 or dotted in _NESTED):
                 lines.append(f"{pad}{key}:{reason}")
                 write(value, indent + 1, f"{dotted}.")
+            elif dotted == "stages" and value:
+                lines.append(f"{key}:{reason}")
+                for stage in value:
+                    reason = reasons.get(f"stages.{stage['name']}", "")
+                    lines.append(f"  - {_on_one_line(stage)}{reason and f'  # {reason}'}")
             else:
-                flow = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).strip()
-                lines.append(f"{pad}{key}: {flow.removesuffix('...').strip()}{reason}")
+                lines.append(f"{pad}{key}: {_on_one_line(value)}{reason}")
 
     write(config.to_dict(), 0, "")
     return "\n".join(lines) + "\n"
@@ -159,6 +167,11 @@ def dump_yaml(config: Section, reasons: Mapping[str, str] | None = None) -> str:
 def json_schema(schema: type[Section] = TrainConfig) -> dict[str, Any]:
     """Return the JSON schema of a recipe (for editors and for ``volrec plan --schema``)."""
     return schema.model_json_schema()
+
+
+def _on_one_line(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False)
+    return text.strip().removesuffix("...").strip()
 
 
 def _describe(fault: Mapping[str, Any], schema: type[Section]) -> str:

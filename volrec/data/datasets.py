@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from volrec.config import SamplingConfig
+from volrec.config import SamplingConfig, StreamsConfig
 from volrec.data.entries import QUANTILES, Entry, StoredVolume
 from volrec.data.store import Store
+from volrec.data.streams import no_streams, read_streams
 from volrec.errors import ConfigError, DataError, Problem, VolrecError
 from volrec.transforms.clips import clip_indices
 
@@ -36,6 +37,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+STREAMS = ("image", "fields", "pixel", "following")
+"""What `volrec.data.streams.read_streams` may give."""
+
 
 class Draw(NamedTuple):
     """Which study, in which epoch, and for the how-many-eth time in it; what a clip is drawn from.
@@ -52,10 +56,13 @@ class Draw(NamedTuple):
 class _Studies(Dataset[dict[str, Any]]):
     """Studies that have an entry in the store; one that cannot be read gives a flagged sample, not an exception."""
 
-    def __init__(self, cases: Sequence[Case], entries: Mapping[str, Entry], store: Store) -> None:
+    def __init__(
+        self, cases: Sequence[Case], entries: Mapping[str, Entry], store: Store, streams: StreamsConfig | None
+    ) -> None:
         self.cases = tuple(case for case in cases if case.series.uid in entries)
         self.entries = tuple(entries[case.series.uid] for case in self.cases)
         self.store = store
+        self.streams = streams or StreamsConfig()
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -63,7 +70,7 @@ class _Studies(Dataset[dict[str, Any]]):
     def _sample(self, index: int, volume: StoredVolume, slices: np.ndarray | None) -> dict[str, Any]:
         case = self.cases[index]
         sample = {
-            "image": torch.from_numpy(volume.read(slices))[None],
+            **{name: torch.from_numpy(array) for name, array in read_streams(volume, self.streams, slices).items()},
             "quantiles": torch.from_numpy(volume.quantiles),
             "target": torch.as_tensor(np.asarray(case.target, dtype=np.float32)),
             "study": index,
@@ -74,15 +81,16 @@ class _Studies(Dataset[dict[str, Any]]):
             sample["slice_target"] = torch.from_numpy(targets if slices is None else targets[slices])
         return sample
 
-    def _failed(self, index: int, error: Exception, shape: tuple[int, ...]) -> dict[str, Any]:
+    def _failed(self, index: int, error: Exception, shape: tuple[int, int, int]) -> dict[str, Any]:
         """Return a sample of the right shape that says it is none, and why."""
         case = self.cases[index]
         if not isinstance(error, VolrecError):
             error = DataError(f"it could not be read ({type(error).__name__}: {error}).", code="unexpected")
         entry = self.entries[index]
         problem = Problem.of(error, where=error.where or entry.path, study=case.study)
+        blank = no_streams(self.streams, shape, entry.dtype)
         return {
-            "image": torch.zeros((1, *shape), dtype=getattr(torch, entry.dtype)),
+            **{name: torch.from_numpy(array) for name, array in blank.items()},
             "quantiles": torch.linspace(0.0, 1.0, QUANTILES),
             "target": torch.as_tensor(np.asarray(case.target, dtype=np.float32)),
             "study": index,
@@ -94,8 +102,9 @@ class _Studies(Dataset[dict[str, Any]]):
 class ClipDataset(_Studies):
     """One clip of one study a sample; which slices is a function of seed, epoch, study and repeat alone.
 
-    A sample holds ``image`` (1, T', H, W) int16 or float32 as stored, ``quantiles`` (1001,), ``target`` (K,) float32,
-    ``study`` (position in `cases`), ``valid``, and ``slice_target`` (T', …) where the case has slice labels. A study
+    A sample holds ``image`` (1, T', H, W) int16 or float32 as stored, what the streams ask for beside it
+    (`volrec.data.streams.read_streams`), ``quantiles`` (1001,), ``target`` (K,) float32, ``study`` (position in
+    `cases`), ``valid``, and ``slice_target`` (T', …) where the case has slice labels. A study
     that cannot be read gives ``valid`` False, zeros, and its `Problem` as a dictionary under ``problem``.
 
     Parameters
@@ -110,6 +119,8 @@ class ClipDataset(_Studies):
         Clip length, stride and mode.
     seed : int
         Seed of all draws.
+    streams : StreamsConfig, optional
+        What is read; None: the slices alone.
     """
 
     def __init__(
@@ -120,8 +131,9 @@ class ClipDataset(_Studies):
         store: Store,
         sampling: SamplingConfig,
         seed: int = 0,
+        streams: StreamsConfig | None = None,
     ) -> None:
-        super().__init__(cases, entries, store)
+        super().__init__(cases, entries, store, streams)
         self.sampling = sampling
         self.seed = seed
         self.epoch = 0
@@ -158,12 +170,19 @@ class StudyDataset(_Studies):
 
     Parameters
     ----------
-    cases, entries, store
+    cases, entries, store, streams
         As for `ClipDataset`.
     """
 
-    def __init__(self, cases: Sequence[Case], entries: Mapping[str, Entry], *, store: Store) -> None:
-        super().__init__(cases, entries, store)
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        entries: Mapping[str, Entry],
+        *,
+        store: Store,
+        streams: StreamsConfig | None = None,
+    ) -> None:
+        super().__init__(cases, entries, store, streams)
 
     def volume(self, index: int) -> StoredVolume:
         """Open a study without reading its voxels.
@@ -275,6 +294,7 @@ def balance_groups(cases: Sequence[Case], task: str) -> list[int]:
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Stack samples to a batch: ``image`` (B, 1, T', H, W), ``quantiles``, ``target``, ``study`` (B,), ``valid`` (B,).
 
+    What the streams ask for beside the image is stacked likewise.
     ``problems`` lists the problems (dictionaries) of samples whose ``valid`` is False: their share of the loss is to
     be masked. The batch keeps its size, so that every rank of a distributed training takes the same steps.
     ``slice_target`` is there when any sample has it, NaN for the others.
@@ -284,13 +304,11 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ConfigError
         When the studies differ in size.
     """
-    images = [sample["image"] for sample in samples]
-    if len({tuple(image.shape) for image in images}) > 1:
-        raise sizes_differ(tuple(image.shape[1:]) for image in images)
-    if len({image.dtype for image in images}) > 1:
-        images = [image.float() for image in images]
+    shapes = {tuple(sample["image"].shape[1:]) for sample in samples}
+    if len(shapes) > 1:
+        raise sizes_differ(shapes)
     batch = {
-        "image": torch.stack(images),
+        **{name: _stacked([sample[name] for sample in samples]) for name in STREAMS if name in samples[0]},
         "quantiles": torch.stack([sample["quantiles"] for sample in samples]),
         "target": torch.stack([sample["target"] for sample in samples]),
         "study": torch.tensor([sample["study"] for sample in samples]),
@@ -302,6 +320,11 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         unknown = torch.full_like(labelled, float("nan"))
         batch["slice_target"] = torch.stack([sample.get("slice_target", unknown) for sample in samples])
     return batch
+
+
+def _stacked(arrays: Sequence[torch.Tensor]) -> torch.Tensor:
+    mixed = len({array.dtype for array in arrays}) > 1
+    return torch.stack([array.float() for array in arrays] if mixed else list(arrays))
 
 
 def clip_loader(

@@ -62,6 +62,8 @@ class Entry:
     verified : bool
         Whether its bytes have been compared with the checksum since this process, or the one that handed it over,
         started.
+    fields : Entry, optional
+        Its displacement fields (`volrec.data.streams`), where the network reads them.
     """
 
     uid: str
@@ -73,6 +75,7 @@ class Entry:
     size: int
     checksum: int
     verified: bool = False
+    fields: Entry | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +92,15 @@ class StoredVolume:
         (1001,) float32: the study's own voxels, before resampling and padding, at 0, 0.1, … 100 %.
     meta : dict
         As `Volume.meta`, and ``source_shape``, ``source_affine``: the canonical volume before resampling and canvas.
+    fields : StoredVolume, optional
+        Its displacement fields (`volrec.data.streams`).
     """
 
     array: Any
     affine: np.ndarray
     quantiles: np.ndarray
     meta: dict[str, Any] = field(default_factory=dict)
+    fields: StoredVolume | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:

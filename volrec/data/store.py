@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -199,7 +199,8 @@ class Store:
             if problem:
                 raise damaged(entry, problem)
             self._sound.add(entry.key)
-        return open_entry(entry)
+        volume = open_entry(entry)
+        return volume if entry.fields is None else replace(volume, fields=self.open(entry.fields))
 
     def size(self) -> int:
         """Return the bytes that the store takes now."""
@@ -209,7 +210,7 @@ class Store:
         """Remove every entry but those in `keep`, and what killed processes left; return the bytes that were freed."""
         before = self.size()
         remove_leftovers(self.folder)
-        kept = {entry.key for entry in keep}
+        kept = {one.key for entry in keep for one in (entry, entry.fields) if one is not None}
         # The JSON file goes first: from then on the entry does not count, whenever the rest follows.
         for suffix in (".json", *SUFFIXES.values()):
             for path in self.folder.glob(f"??/*{suffix}"):

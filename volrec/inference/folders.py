@@ -15,6 +15,7 @@ import torch
 
 from volrec.data.entries import StoredVolume
 from volrec.data.store import HasSeries, preprocess_volume
+from volrec.data.streams import add_streams
 from volrec.errors import DataError, Problem, RunError, VolrecError
 from volrec.inference.members import Contract, LoadedMember, load_members
 from volrec.inference.predictor import Ensemble, StudyScore
@@ -181,7 +182,7 @@ def score_studies(
         try:
             while True:
                 for study in todo:
-                    waiting.append((study, pool.submit(_decode, study.series, contract, jobs)))
+                    waiting.append((study, pool.submit(_decode, study, contract, jobs)))
                     if len(waiting) > AHEAD:
                         break
                 if not waiting:
@@ -200,11 +201,12 @@ def score_studies(
                 volume.cancel()
 
 
-def _decode(series: Series, contract: Contract, jobs: int) -> StoredVolume:
+def _decode(study: HasSeries, contract: Contract, jobs: int) -> StoredVolume:
     volume = read_series(
-        series, slice_axis=contract.preprocess.slice_axis, missing_slices=contract.missing_slices, jobs=jobs
+        study.series, slice_axis=contract.preprocess.slice_axis, missing_slices=contract.missing_slices, jobs=jobs
     )
-    return preprocess_volume(volume, contract.preprocess)
+    stored = preprocess_volume(volume, contract.preprocess)
+    return add_streams(stored, contract.streams, contract.intensity, study=study.study)
 
 
 def _problem(study: HasSeries, error: Exception) -> Problem:

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from volrec.config import IntensityConfig, PreprocessConfig, ProtocolConfig, SamplingConfig, SeriesConfig
+from volrec.config import (
+    IntensityConfig,
+    PreprocessConfig,
+    ProtocolConfig,
+    SamplingConfig,
+    SeriesConfig,
+    StreamsConfig,
+)
 from volrec.errors import RunError
 from volrec.inference.predictor import Precision, Predictor, best_device
 from volrec.networks import SequenceNetwork
@@ -30,6 +37,8 @@ class Contract:
         Of the training studies, empty where unknown.
     series, preprocess, missing_slices
         How a study is chosen, decoded and resampled.
+    intensity, streams
+        What is computed beside it: displacement fields.
     """
 
     task: str
@@ -39,6 +48,8 @@ class Contract:
     series: SeriesConfig
     preprocess: PreprocessConfig
     missing_slices: Any
+    intensity: IntensityConfig
+    streams: StreamsConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,16 +117,19 @@ def load_member(member: Member, *, device: torch.device, precision: Precision = 
             series=SeriesConfig(**card["series"]),
             preprocess=PreprocessConfig(**card["preprocess"]),
             missing_slices=card["missing_slices"],
+            intensity=IntensityConfig(**card["intensity"]),
+            streams=StreamsConfig(**card.get("streams", {})),  # cards of before there were streams
         )
         predictor = Predictor(
             network,
-            intensity=IntensityConfig(**card["intensity"]),
+            intensity=contract.intensity,
             sampling=SamplingConfig(**card["sampling"]),
             protocol=ProtocolConfig(**card["protocol"]),
             task=contract.task,
             device=device,
             precision=precision,
             regression_scaling=card.get("regression"),
+            streams=contract.streams,
         )
     except KeyError as error:
         raise _unfit(member, f"the card of these weights lacks {error}") from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from volrec.config import IntensityConfig, ProtocolConfig, SamplingConfig
+from volrec.config import IntensityConfig, ProtocolConfig, SamplingConfig, StreamsConfig
 from volrec.data.entries import StoredVolume, study_quantiles
+from volrec.data.streams import add_streams, read_streams
 from volrec.errors import ConfigError, DataError
 from volrec.inference.consensus import check_consensus, inverse_link, link, pool
+from volrec.inference.inputs import make_input
 from volrec.networks.base import SlicewiseNetwork
 from volrec.transforms.clips import protocol_clips
 from volrec.transforms.flips import AXES
-from volrec.transforms.intensity import BatchIntensity
 
 __all__ = ["Ensemble", "Predictor", "StudyScore", "best_device"]
 
@@ -78,6 +79,8 @@ class Predictor:
         Arithmetic; ``auto`` is mixed on CUDA and float32 elsewhere.
     regression_scaling : mapping, optional
         ``mean`` and ``std`` (K,) of the training targets, undone in the scores.
+    streams : StreamsConfig, optional
+        What the network reads; None: the slices alone.
 
     Raises
     ------
@@ -96,10 +99,13 @@ class Predictor:
         device: torch.device | str | None = None,
         precision: Precision = "32",
         regression_scaling: Mapping[str, Sequence[float]] | None = None,
+        streams: StreamsConfig | None = None,
     ) -> None:
         check_consensus(protocol.consensus, task=task, stage=protocol.stage)
         self.network = network if device is None else network.to(device)
-        self.intensity = BatchIntensity(intensity.kind, windows=intensity.windows, percentiles=intensity.percentiles)
+        self.intensity = intensity
+        self.streams = streams or StreamsConfig()
+        self.input = make_input(intensity, streams)
         self.sampling = sampling
         self.protocol = protocol
         self.task = task
@@ -126,7 +132,8 @@ class Predictor:
         Parameters
         ----------
         volume : StoredVolume, array or tensor
-            (T, H, W), or (1, T, H, W). Of a `StoredVolume` only the slices of the clips at hand are read.
+            (T, H, W), or (1, T, H, W). Of a `StoredVolume` only the slices of the clips at hand are read. Displacement
+            fields that the network reads and the volume does not bring are computed (of an array: in voxels).
         quantiles : array or tensor, optional
             (1001,) of the study; None takes the stored ones, or those of the array.
         per_slice : bool
@@ -139,7 +146,10 @@ class Predictor:
         ConfigError
             When the network cannot read clips of this size.
         """
-        read, shape, own = _reader(volume, quantiles)
+        stored = _stored(volume, quantiles)
+        if self.streams.field is not None and stored.fields is None:
+            stored = add_streams(stored, self.streams, self.intensity)
+        shape = stored.shape
         clips = protocol_clips(
             shape[0],
             clip_length=self.sampling.clip_length,
@@ -150,11 +160,10 @@ class Predictor:
         )
         slices: np.ndarray | None = None
         with _evaluating(self.network), torch.inference_mode(), self._autocast():
-            table = torch.as_tensor(np.asarray(own, dtype=np.float32)).to(self.device)[None]
             if isinstance(self.network, SlicewiseNetwork):
-                outputs, slices = self._by_slice(self.network, read, shape, clips, table, per_slice=per_slice)
+                outputs, slices = self._by_slice(self.network, stored, clips, per_slice=per_slice)
             else:
-                outputs = self._by_clip(read, shape, clips, table)
+                outputs = self._by_clip(stored, clips)
         if not np.isfinite(outputs).all():
             raise DataError(
                 "the network gives values that are no numbers (NaN or infinite).",
@@ -169,29 +178,27 @@ class Predictor:
     def _unscaled(self, scores: np.ndarray) -> np.ndarray:
         return scores if self.scaling is None else scores * self.scaling[1] + self.scaling[0]
 
-    def _by_clip(self, read: _Read, shape: tuple[int, ...], clips: list[np.ndarray], table: Tensor) -> np.ndarray:
+    def _by_clip(self, volume: StoredVolume, clips: list[np.ndarray]) -> np.ndarray:
         """Return the logits (clips, views, K) of a network that reads clips."""
         views = self._views()
         outputs: list[np.ndarray] = []
-        for part in _portions(clips, self._fitting(len(clips[0]) * shape[1] * shape[2])):
-            images = self._input(np.stack([read(clip) for clip in part]), table.expand(len(part), -1))
-            logits = [self.network(images.flip(axes) if axes else images) for axes in views]
+        for part in _portions(clips, self._fitting(len(clips[0]) * volume.shape[1] * volume.shape[2])):
+            images = self._input(volume, part)
+            logits = [self.network(self._seen(images, axes)) for axes in views]
             outputs.append(_to_numpy(torch.stack(logits, dim=1)))
         return np.concatenate(outputs)
 
     def _by_slice(
         self,
         network: SlicewiseNetwork,
-        read: _Read,
-        shape: tuple[int, ...],
+        volume: StoredVolume,
         clips: list[np.ndarray],
-        table: Tensor,
         *,
         per_slice: bool,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the logits (clips, views, K), and of each slice alone (T, K), of a slicewise network."""
-        length = len(clips[0])
-        network.check_input(torch.empty((1, self.intensity.channels, length, *shape[1:]), device="meta"))
+        length, shape = len(clips[0]), volume.shape
+        network.check_input(torch.empty((1, self.input.channels, length, *shape[1:]), device="meta"))
         wanted = np.unique(np.concatenate(clips))
         # A mirror along T changes the order of the features only; one in plane has to be encoded anew.
         in_plane = sorted({tuple(axis for axis in axes if axis != AXES["T"]) for axes in self._views()})
@@ -199,9 +206,9 @@ class Predictor:
         # Never a slice by itself: convolutions of a single image take another path, and scores would depend on it.
         size = max(2, self._fitting(shape[1] * shape[2]))
         for part in np.array_split(wanted, max(1, len(wanted) // size)):
-            images = self._input(read(part)[None], table)[0].transpose(0, 1)
+            images = self._input(volume, [part])[0].transpose(0, 1)
             for axes in in_plane:
-                encoded[axes].append(network.encode_slices(images.flip(axes) if axes else images))
+                encoded[axes].append(network.encode_slices(self.input.mirror(images[:, :, None], axes)[:, :, 0]))
         features = {axes: torch.cat(parts) for axes, parts in encoded.items()}
         places = torch.as_tensor(np.searchsorted(wanted, np.stack(clips)), device=self.device)
         outputs = []
@@ -218,13 +225,22 @@ class Predictor:
             slices[wanted] = np.concatenate([_to_numpy(network.slice_logits(part[None])[0]) for part in parts])
         return np.stack(outputs, axis=1), slices
 
-    def _input(self, voxels: np.ndarray, table: Tensor) -> Tensor:
-        """Return network input (B, C, T', H, W) of stored voxels (B, T', H, W)."""
-        return self.intensity(torch.from_numpy(voxels).to(self.device)[:, None], table)
+    def _input(self, volume: StoredVolume, clips: Sequence[np.ndarray]) -> Tensor:
+        """Return network input (B, C, T', H, W) of clips (T',) of a study."""
+        read = [read_streams(volume, self.streams, clip) for clip in clips]
+        batch = {name: torch.from_numpy(np.stack([one[name] for one in read])).to(self.device) for name in read[0]}
+        table = torch.as_tensor(np.asarray(volume.quantiles, dtype=np.float32)).to(self.device)
+        batch["quantiles"] = table[None].expand(len(clips), -1)
+        return self.input.finish(self.input(batch), batch)
+
+    def _seen(self, images: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Return input (B, C, T', H, W) mirrored along some axes, displacements turned with it."""
+        along = images.flip(AXES["T"]) if AXES["T"] in axes else images
+        return self.input.mirror(along, [axis for axis in axes if axis != AXES["T"]])
 
     def _fitting(self, voxels: int) -> int:
         budget = BUDGET if self.device.type == "cpu" else BUDGET_GPU
-        return max(1, budget // (voxels * self.intensity.channels))
+        return max(1, budget // (voxels * self.input.channels))
 
     def _views(self) -> list[tuple[int, ...]]:
         """Return the axes mirrored in each view, the unchanged one first."""
@@ -300,15 +316,13 @@ def best_device(accelerator: str = "auto") -> torch.device:
     return torch.device(accelerator)
 
 
-_Read = Callable[[np.ndarray], np.ndarray]
-
-
-def _reader(
-    volume: StoredVolume | np.ndarray | Tensor, quantiles: np.ndarray | Tensor | None
-) -> tuple[_Read, tuple[int, ...], np.ndarray]:
-    """Return a function from slice indices to a copy of those slices, the shape (T, H, W), and the quantiles."""
+def _stored(volume: StoredVolume | np.ndarray | Tensor, quantiles: np.ndarray | Tensor | None) -> StoredVolume:
+    """Return the study in the form that slices are read from."""
+    if quantiles is not None:
+        given = quantiles.detach().cpu().numpy() if isinstance(quantiles, Tensor) else np.asarray(quantiles)
+        quantiles = given.reshape(-1)
     if isinstance(volume, StoredVolume):
-        return volume.read, volume.shape, np.asarray(volume.quantiles if quantiles is None else quantiles)
+        return volume if quantiles is None else replace(volume, quantiles=quantiles)
     array = volume.detach().cpu().numpy() if isinstance(volume, Tensor) else np.asarray(volume)
     if array.ndim == 4 and array.shape[0] == 1:
         array = array[0]
@@ -316,10 +330,7 @@ def _reader(
         raise DataError(f"a study is (T, H, W), got an array of shape {array.shape}.", code="shape")
     if array.dtype != np.int16:
         array = array.astype(np.float32, copy=False)
-    if quantiles is None:
-        quantiles = study_quantiles(array)
-    own = quantiles.detach().cpu().numpy() if isinstance(quantiles, Tensor) else np.asarray(quantiles)
-    return (lambda indices: array[indices]), array.shape, own.reshape(-1)
+    return StoredVolume(array, np.eye(4), study_quantiles(array) if quantiles is None else quantiles)
 
 
 def _portions(items: list[Any], size: int) -> Iterator[list[Any]]:

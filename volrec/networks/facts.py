@@ -124,7 +124,7 @@ class TrainingStage:
         Short, lower case: the name of its folder.
     objective : str
         What is learned: ``"labels"`` (the loss of the scores), ``"motion"`` (`auxiliary_loss` alone, without labels),
-        ``"joint"`` (both), ``"svm"`` (a linear SVM on the scores of the streams; nothing else moves).
+        ``"joint"`` (both).
     freeze : tuple of str
         Patterns of the names of parameters that stay as they are.
     lr : float
@@ -173,6 +173,8 @@ class NetworkSpec:
         One line on what the network does.
     streams : tuple of str
         What its input channels are, in this order: ``"intensity"``, ``"flow"``, ``"warped"``, ``"difference"``.
+    segments : int
+        Equal parts of a sequence that the paper draws a clip from, one snippet each; 0: clips are contiguous.
     training : tuple of TrainingStage
         Trainings that are done in turn; empty: one, of everything.
     """
@@ -190,6 +192,7 @@ class NetworkSpec:
     ambiguities: tuple[str, ...] = field(default=(), repr=False)
     summary: str = ""
     streams: tuple[str, ...] = ("intensity",)
+    segments: int = 0
     training: tuple[TrainingStage, ...] = ()
 
     def resolve(self, given: Mapping[str, Any], *, faithful: bool) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from volrec.config import SamplingConfig, TrainConfig, parse_config
+from volrec.config import OptimConfig, SamplingConfig, TrainConfig, TrainerConfig, parse_config
 from volrec.planning.facts import Fingerprint, fingerprint
 from volrec.planning.grid import plan_grid, plan_slice_axis
+from volrec.planning.streams import plan_segments, plan_stages, plan_streams, stream_channels
 
 if TYPE_CHECKING:
     from volrec.data.labels import Cohort
@@ -108,22 +109,28 @@ def make_plan(
     preprocess = settle("preprocess", lambda: {"slice_axis": axis, **plan_grid(facts, fixed, smallest, reasons)})
     canvas = preprocess.get("canvas") or (None, None, None)
     settle("intensity", lambda: plan_intensity(facts, reasons))
-    sampling = settle("sampling", lambda: _sampling(facts, canvas, reasons))
+    name = str(fixed.get("network.name", values.get("network", {}).get("name", "c3d")))
+    streams = settle("streams", lambda: plan_streams(facts, canvas, name, fixed, reasons))
+    sampling = settle("sampling", lambda: _sampling(facts, canvas, name, reasons))
     spacing = preprocess.get("spacing") or (None, None, None)
     # What the network sees of a study: the canvas, cut to a clip.
     longest = int(sampling.get("clip_length", SamplingConfig().clip_length))
     clip = (min(int(canvas[0] or facts.size[0].median), longest), *canvas[1:])
     network = settle("network", lambda: plan_network(facts, canvas, clip, spacing, fixed, reasons))
     settle("augment", lambda: _augment(facts, canvas, reasons))
-    channels = len(values["intensity"].get("windows") or ()) or 1
+    channels = stream_channels(streams, len(values["intensity"].get("windows") or ()) or 1)
     optim = settle("optim", lambda: _optim(facts, clip, channels, network, reasons))
     settle("protocol", lambda: _protocol(reasons))
     settle("split", lambda: _split(facts, reasons))
     trainer = dict(values.get("trainer", {}))
     if "epochs" not in trainer:
         trainer |= _length(facts, optim, reasons, trainer)
-    values["trainer"] = with_keys(trainer, "trainer", fixed)
-    for section in ("name", "store"):
+    trainer = values["trainer"] = with_keys(trainer, "trainer", fixed)
+    if "stages" not in values and "stages" not in fixed:
+        values["stages"] = plan_stages(
+            network, {**OptimConfig().to_dict(), **optim}, {**TrainerConfig().to_dict(), **trainer}, reasons
+        )
+    for section in ("name", "stages", "store"):
         if any(key.split(".")[0] == section for key in fixed):
             values |= with_keys(
                 values, "", {key: value for key, value in fixed.items() if key.split(".")[0] == section}
@@ -176,8 +183,11 @@ def plan_intensity(facts: Fingerprint, reasons: dict[str, str]) -> dict[str, Any
     return {"kind": "window", "windows": windows}
 
 
-def _sampling(facts: Fingerprint, canvas: Sequence[int | None], reasons: dict[str, str]) -> dict[str, Any]:
+def _sampling(facts: Fingerprint, canvas: Sequence[int | None], name: str, reasons: dict[str, str]) -> dict[str, Any]:
     slices = int(canvas[0] or facts.size[0].high)
+    spread = plan_segments(slices, name, reasons)
+    if spread is not None:
+        return spread
     if slices <= WHOLE_STACK:
         reasons["sampling.clip_length"] = f"one clip is the whole stack ({slices} slices)"
         return {"clip_length": slices, "stride": 1, "train": "center"}

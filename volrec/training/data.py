@@ -106,7 +106,9 @@ class ClipData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         seed = config.trainer.seed
-        self.clips = WatchedClips(cases, entries, store=KeptOpen(store), sampling=config.sampling, seed=seed)
+        self.clips = WatchedClips(
+            cases, entries, store=KeptOpen(store), sampling=config.sampling, seed=seed, streams=config.streams
+        )
         self.batch_size = config.optim.batch_size
         self.workers = choose_workers(config.trainer.workers, accelerator=accelerator)
         self.clips.watch(self.workers)

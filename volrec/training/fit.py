@@ -1,4 +1,4 @@
-"""One member: a network trained on one split, from scratch or from where it was stopped."""
+"""One member: a network trained on one split, in one stage or several, from scratch or from where it was stopped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from volrec.config import TrainConfig
+from volrec.config import StageConfig, TrainConfig
 from volrec.data.datasets import StudyDataset
 from volrec.data.entries import Entry
 from volrec.data.store import Store
@@ -16,7 +16,8 @@ from volrec.runs import Member
 from volrec.training.callbacks import MemberState, Validation
 from volrec.training.clock import describe_times
 from volrec.training.data import ClipData
-from volrec.training.devices import place
+from volrec.training.devices import Placement, place
+from volrec.training.distributed import on_main
 from volrec.training.initial import load_initial
 from volrec.training.interrupts import StopFlag
 from volrec.training.logs import require_mlflow
@@ -31,6 +32,7 @@ from volrec.training.member import (
     make_module,
     validate_on,
 )
+from volrec.weights import load_state, load_weights
 
 if TYPE_CHECKING:
     from volrec.data.labels import Case
@@ -66,7 +68,8 @@ def fit_member(
     store : Store
         Reads the entries.
     resume : bool
-        Go on from the member's ``last.ckpt`` where there is one; on a CPU the result is bit-equal to a training that
+        Go on from the member's ``last.ckpt`` where there is one, or that of the stage that was interrupted; a stage
+        that is finished is not trained again. On a CPU the result is bit-equal to a training that
         was never interrupted.
 
     Raises
@@ -82,17 +85,68 @@ def fit_member(
     placement = place(config)
     if config.trainer.mlflow is not None:
         require_mlflow()
+    stages = config.stages or [StageConfig(name="all")]
+    members = [*(member.stage(stage.name) for stage in stages[:-1]), member]
+    result: MemberResult | None = None
+    before: Member | None = None
+    for stage, own in zip(stages, members, strict=True):
+        if own is member or not (resume and on_main(lambda own=own: own.finished)):  # type: ignore[misc]
+            result = _fit_stage(
+                _staged(config, stage),
+                stage,
+                subject,
+                placement=placement,
+                member=own,
+                before=before,
+                first=members[0],
+                train=train,
+                validation=validation,
+                entries=entries,
+                store=store,
+                resume=resume,
+            )
+            if own is not member:
+                on_main(own.finish)
+        before = own
+    return result  # type: ignore[return-value]
+
+
+def _staged(config: TrainConfig, stage: StageConfig) -> TrainConfig:
+    """Return the configuration with a stage's own learning rate and length."""
+    optim = config.optim if stage.lr is None else config.optim.model_copy(update={"lr": stage.lr})
+    trainer = config.trainer if stage.epochs is None else config.trainer.model_copy(update={"epochs": stage.epochs})
+    return config.model_copy(update={"optim": optim, "trainer": trainer})
+
+
+def _fit_stage(
+    config: TrainConfig,
+    stage: StageConfig,
+    subject: Subject,
+    *,
+    placement: Placement,
+    member: Member,
+    before: Member | None,
+    first: Member,
+    train: Sequence[Case],
+    validation: Sequence[Case],
+    entries: Mapping[str, Entry],
+    store: Store,
+    resume: bool,
+) -> MemberResult:
+    """Train one stage, from the weights of the one `before` it; the `first` begins as the configuration says."""
     data = ClipData(config, train, entries, store=store, task=subject.task, accelerator=placement.accelerator)
-    module = make_module(config, subject, data)
+    module = make_module(config, subject, data, stage)
     check_clip_size(module, config, data)
-    studies = StudyDataset(validation, entries, store=store)
+    studies = StudyDataset(validation, entries, store=store, streams=config.streams)
     metric, higher = choose_metric(config.protocol.metric, subject, studies.cases)
     checkpoint = checkpoint_of(member) if resume else None
-    if checkpoint is not None:
+    if checkpoint is not None or before is not None:
         # The source need not be there any more: weights come from the checkpoint, facts from the first start.
-        init = member.init()
+        init = first.init()
     else:
         init = load_initial(module.network, config.init, subject=subject, member=member)
+    if checkpoint is None and before is not None:
+        load_state(module.network, load_weights(before.weights)[0], where=before.weights)
     signature = data_signature(data.clips.cases)
 
     def save(network: torch.nn.Module, epoch: int, found: Validation | None) -> None:
@@ -113,6 +167,8 @@ def fit_member(
             stop=lambda: flag.requested,
         )
 
+    # A stage that learns no label has nothing that a label could choose its weights by.
+    validated = len(studies) > 0 and stage.objective != "motion"
     state = run_loop(
         config,
         placement=placement,
@@ -120,12 +176,12 @@ def fit_member(
         data=data,
         member=member,
         save=save,
-        validate=validate if len(studies) else None,
+        validate=validate if validated else None,
         metric=metric,
         higher=higher,
         checkpoint=checkpoint,
     )
-    return _result(member, state, metric if len(studies) else "")
+    return _result(member, state, metric if validated else "")
 
 
 def _result(member: Member, state: MemberState, metric: str) -> MemberResult:

@@ -206,7 +206,7 @@ def _run(
     member: Member,
 ) -> None:
     """Fit, and turn what Lightning and torch raise into what a user can act on."""
-    command = f"volrec {kind_of(type(config))} --resume {member.path.parent}"
+    command = f"volrec {kind_of(type(config))} --resume {member.run}"
     stopped = Interrupted(f"Stopped. The last whole epoch is kept; go on with: {command}")
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)  # type: ignore[arg-type]
@@ -258,7 +258,7 @@ def _open_logs(config: AnyConfig, member: Member, state: MemberState) -> EpochLo
     logs = EpochLogs(
         member.path,
         mlflow=config.trainer.mlflow,
-        run_name=f"{member.path.parent.name}/{member.name}",
+        run_name=f"{member.run.name}/{member.name}",
         parameters=_flat(config.to_dict()),
         run_id=state.mlflow_run,
     )

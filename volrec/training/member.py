@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from volrec.config import TrainConfig
+from volrec.config import StageConfig, TrainConfig
 from volrec.data.datasets import StudyDataset
 from volrec.errors import DataError, Problem, StoreError
 from volrec.evaluation import default_metric, higher_is_better, study_metric
@@ -95,8 +95,8 @@ class MemberResult:
     problems: tuple[Problem, ...] = ()
 
 
-def make_module(config: TrainConfig, subject: Subject, data: ClipData) -> StudyModule:
-    """Build network, loss and schedule for the training studies.
+def make_module(config: TrainConfig, subject: Subject, data: ClipData, stage: StageConfig | None = None) -> StudyModule:
+    """Build network, loss and schedule for the training studies, or for one stage of their training.
 
     Raises
     ------
@@ -121,6 +121,7 @@ def make_module(config: TrainConfig, subject: Subject, data: ClipData) -> StudyM
         num_outputs=subject.num_outputs,
         intensity=values["intensity"],
         augment=values["augment"],
+        streams=values["streams"],
         optim=values["optim"],
         spacing=_usual_spacing(data),
         class_weights=weights,
@@ -129,6 +130,9 @@ def make_module(config: TrainConfig, subject: Subject, data: ClipData) -> StudyM
         seed=config.trainer.seed,
         steps_per_epoch=data.steps_per_epoch,
         epochs=config.trainer.epochs,
+        objective="labels" if stage is None else stage.objective,
+        freeze=[] if stage is None else list(stage.freeze),
+        motion_weight=1.0 if stage is None else stage.motion_weight,
     )
 
 
@@ -216,7 +220,7 @@ def make_card(
     value = None if found is None or not np.isfinite(found.metric) else float(found.metric)
     return member_card(
         config,
-        split=member.name,
+        split=member.split,
         task=subject.task,
         targets=subject.targets,
         classes=subject.classes,
@@ -258,6 +262,7 @@ def validate_on(
         task=subject.task,
         precision=placement.precision,
         regression_scaling=scaling,
+        streams=config.streams,
     )
     scored = score_studies(predictor, studies, stop=stop)
     if not scored.cases:

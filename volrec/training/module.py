@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from volrec import networks
+from volrec.config import IntensityConfig, StreamsConfig
+from volrec.errors import ConfigError
+from volrec.inference.inputs import make_input
 from volrec.networks.base import SlicewiseNetwork
 from volrec.training.distributed import rank
 from volrec.training.loop import NetworkModule
 from volrec.training.losses import StudyLoss, slice_loss, soft_slice_targets, soft_targets
 from volrec.training.seeds import seed_dropout, step_seed
 from volrec.transforms.batch import BatchAugment, BatchTransform
-from volrec.transforms.intensity import BatchIntensity
 
 __all__ = ["StudyModule", "make_transform"]
 
@@ -34,7 +37,7 @@ class StudyModule(NetworkModule):
         ``binary``, ``multiclass``, ``multilabel`` or ``regression``.
     num_outputs : int
         Outputs of the network, K.
-    intensity, augment : dict
+    intensity, augment, streams : dict
         As in the configuration.
     optim : dict
         Fields of `volrec.config.OptimConfig`.
@@ -50,6 +53,17 @@ class StudyModule(NetworkModule):
         Seed of weights, dropout and augmentation.
     steps_per_epoch, epochs : int
         Batches an epoch and rank, and epochs of the whole schedule.
+    objective : {"labels", "motion", "joint"}
+        What is learned: the labels, the network's own loss without labels, or both.
+    freeze : sequence of str
+        Patterns of parameter names that stay as they are in this stage, beside those of `optim`.
+    motion_weight : float
+        Weight of the loss without labels beside that of the labels.
+
+    Raises
+    ------
+    ConfigError
+        For a network, option or window that does not exist, or an objective that the network does not have.
     """
 
     network: networks.SequenceNetwork
@@ -62,6 +76,7 @@ class StudyModule(NetworkModule):
         num_outputs: int,
         intensity: dict[str, Any],
         augment: dict[str, Any],
+        streams: dict[str, Any],
         optim: dict[str, Any],
         spacing: list[float] | None,
         class_weights: list[Any] | None,
@@ -70,13 +85,16 @@ class StudyModule(NetworkModule):
         seed: int,
         steps_per_epoch: int,
         epochs: int,
+        objective: str = "labels",
+        freeze: Sequence[str] = (),
+        motion_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         kind: Any = task
         self.task = kind
         self.num_outputs = num_outputs
-        self.transform = make_transform(intensity, augment, spacing=spacing)
+        self.transform = make_transform(intensity, augment, spacing=spacing, streams=streams)
         # Drawn under a seed of its own, without disturbing the caller's random numbers.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(step_seed(seed, _INIT))
@@ -85,13 +103,23 @@ class StudyModule(NetworkModule):
                 num_classes=num_outputs,
                 in_channels=self.transform.channels,
                 width=network["width"],
-                **network["options"],
+                **_options(network, self.transform.streams.appearance),
             )
-        if optim["freeze"]:
-            networks.freeze_stages(self.network, optim["freeze"])
+        for frozen in (optim["freeze"], freeze):
+            if frozen:
+                networks.freeze_stages(self.network, frozen)
+        if objective != "labels" and type(self.network).auxiliary_loss is networks.SequenceNetwork.auxiliary_loss:
+            raise ConfigError(
+                f"{network['name']} has no loss without labels, which the objective '{objective}' asks for.",
+                remedy="Set the objective of the stage to labels, or choose hidden-two-stream.",
+                where="stages.objective",
+                code="objective",
+            )
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.loss = StudyLoss(kind, label_smoothing=optim["label_smoothing"], weights=weights)
         self.slice_weight = slice_label_weight if isinstance(self.network, SlicewiseNetwork) else 0.0
+        self.objective = objective
+        self.motion_weight = motion_weight
         self.scaling = scaling
         self.seed = seed
         self._rank = rank()
@@ -115,14 +143,20 @@ class StudyModule(NetworkModule):
         images, targets = batch["image"], batch["target"]
         # Arithmetic rather than a branch: asking the device for the value would make it wait.
         count = batch["valid"].any().to(targets.dtype)
-        if "slice_target" not in batch:
-            return count * self.loss(self.network(images), targets)
         network: Any = self.network
         network.check_input(images)
+        if self.objective == "motion":
+            return count * network.auxiliary_loss(images)
         features = network.forward_features(images)
-        loss = self.loss(network.forward_head(features), targets)
-        logits = network.slice_logits(features)
-        return count * (loss + self.slice_weight * slice_loss(logits, batch["slice_target"], self.task))
+        loss: Any = 0.0
+        for part, logits in network.forward_branches(features).items():
+            loss = loss + network.branch_weights.get(part, 1.0) * self.loss(logits, targets)
+        if "slice_target" in batch:
+            logits = network.slice_logits(features)
+            loss = loss + self.slice_weight * slice_loss(logits, batch["slice_target"], self.task)
+        if self.objective == "joint":
+            loss = loss + self.motion_weight * network.auxiliary_loss(images)
+        return count * loss
 
     def _prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Bring targets to the form that the loss reads and mixup may average."""
@@ -138,7 +172,11 @@ class StudyModule(NetworkModule):
 
 
 def make_transform(
-    intensity: dict[str, Any], augment: dict[str, Any], *, spacing: list[float] | None = None
+    intensity: dict[str, Any],
+    augment: dict[str, Any],
+    *,
+    spacing: list[float] | None = None,
+    streams: dict[str, Any] | None = None,
 ) -> BatchTransform:
     """Build what turns a stored batch into network input.
 
@@ -148,8 +186,19 @@ def make_transform(
         Sections of the configuration.
     spacing : list of float, optional
         Usual spacing (T, H, W), mm.
+    streams : dict, optional
+        Section of the configuration; None: the slices alone.
     """
-    normalise = BatchIntensity(intensity["kind"], windows=intensity["windows"], percentiles=intensity["percentiles"])
+    channels = make_input(IntensityConfig(**intensity), None if streams is None else StreamsConfig(**streams))
     changes = any(value for key, value in augment.items() if key not in {"spatial_probability", "flip"})
     changes = changes or any(augment["flip"].values())
-    return BatchTransform(normalise, BatchAugment(**augment, spacing=spacing) if changes else None)
+    return BatchTransform(channels, BatchAugment(**augment, spacing=spacing) if changes else None)
+
+
+def _options(network: dict[str, Any], appearance: int) -> dict[str, Any]:
+    """Return the options of a network; one of two streams is told which channels are of intensity."""
+    options = dict(network["options"])
+    known = networks.spec(network["name"]).options
+    if "appearance_channels" in known and options.get("appearance_channels") is None and appearance:
+        options["appearance_channels"] = appearance
+    return options

@@ -17,6 +17,7 @@ from volrec.data.label_table import some
 from volrec.data.labels import Case, Cohort, join, num_outputs
 from volrec.data.splits import PARTS, Split, make_splits, read_splits, split_problems, write_splits
 from volrec.data.store import Store
+from volrec.data.streams import fill_streams
 from volrec.errors import ConfigError, LabelsError, Problem
 from volrec.inference.consensus import check_consensus
 from volrec.inference.members import load_member
@@ -140,6 +141,9 @@ def _prepare(config: TrainConfig, out: Path, *, resume: bool, reasons: Mapping[s
         entries, unreadable = store.fill(
             cohort.cases, config.preprocess, missing_slices=config.data.missing_slices, jobs=config.store.jobs
         )
+        entries, fieldless = fill_streams(
+            store, cohort.cases, entries, config.streams, config.intensity, jobs=config.store.jobs
+        )
         # When going on, the source of the first weights may be gone; what was noted stands in the quarantine.
         seen = [] if resume else seen_in_source(config.init.source, _chosen(splits, config), _by_study(cohort))
         problems = [
@@ -149,6 +153,7 @@ def _prepare(config: TrainConfig, out: Path, *, resume: bool, reasons: Mapping[s
             *split_problems(cohort, splits),
             *seen,
             *unreadable,
+            *fieldless,
         ]
         run.write_quarantine(_unique(problems))
     modalities = {case.series.modality for case in cohort.cases}
@@ -187,7 +192,7 @@ def _train_member(made: _Prepared, split: Split) -> list[Problem]:
             validation=_cases(made, split.validation),
             entries=made.entries,
             store=made.store,
-            resume=on_main(lambda: member.checkpoint.is_file()),
+            resume=on_main(lambda: member.begun),
         )
         if is_main_process():
             member.finish()

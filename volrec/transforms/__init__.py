@@ -29,6 +29,7 @@ _NAMES = {
     "SampleClipd": "volume",
     "SliceAxisToTime": "volume",
     "SliceAxisToTimed": "volume",
+    "StreamInput": "stream_input",
     "WINDOWS": "windows",
     "WindowChannels": "volume",
     "WindowChannelsd": "volume",

@@ -18,6 +18,7 @@ from volrec.transforms.intensity import BatchIntensity
 from volrec.transforms.mixup import MixupParams, RandomMixup
 from volrec.transforms.noise import NoiseParams, RandomNoise
 from volrec.transforms.spatial import RandomSpatial, SpatialParams
+from volrec.transforms.stream_input import StreamInput, turn_vectors
 from volrec.transforms.tone import RandomTone, ToneParams
 
 __all__ = ["AugmentParams", "BatchAugment", "BatchTransform"]
@@ -25,6 +26,7 @@ __all__ = ["AugmentParams", "BatchAugment", "BatchTransform"]
 _PARTS = ("flip", "dropout", "spatial", "border", "blur", "tone", "noise", "mixup")
 # Generators are handed out in this order, which is older: a part that is added later changes no other part's draws.
 _SPAWNED = ("flip", "dropout", "spatial", "blur", "tone", "noise", "mixup", "border")
+_OF_INTENSITY = ("blur", "tone", "noise")
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,23 @@ class BatchAugment(DrawnTransform):
             **{name: part.draw(batch_size, shape, generators[name]) for name, part in self.parts.items()}
         )
 
-    def apply(self, images: torch.Tensor, params: AugmentParams) -> torch.Tensor:
-        """Apply every part to ``(B, C, T, H, W)`` images; the input is not changed."""
+    def apply(self, images: torch.Tensor, params: AugmentParams, *, streams: StreamInput | None = None) -> torch.Tensor:
+        """Apply every part to ``(B, C, T, H, W)`` images; the input is not changed.
+
+        With `streams`, what changes brightness or sharpness comes to the channels of intensity alone, and displacements
+        (in voxels) are turned and stretched with the slices. An elastic change bends them too little to count.
+        """
+        motion = streams is not None and streams.appearance < images.shape[1]
         for name, part in self.parts.items():
-            images = part.apply(images, getattr(params, name))
+            drawn = getattr(params, name)
+            if motion and name in _OF_INTENSITY:
+                count = streams.appearance  # type: ignore[union-attr]
+                if count:
+                    images = torch.cat([part.apply(images[:, :count], drawn), images[:, count:]], dim=1)
+                continue
+            images = part.apply(images, drawn)
+            if motion and drawn is not None and len(streams.vectors):  # type: ignore[union-attr]
+                images = _turned(images, name, drawn, streams.vectors)  # type: ignore[union-attr]
         return images
 
     def apply_targets(
@@ -175,13 +190,26 @@ class BatchAugment(DrawnTransform):
         return self.apply_targets(moved, params) if moved.is_floating_point() else moved
 
 
+def _turned(images: torch.Tensor, part: str, drawn: Any, vectors: range) -> torch.Tensor:
+    """Let displacements follow a mirror or an affine change that the images have undergone."""
+    if part == "flip":
+        for axis, first in ((2, 0), (1, 1)):  # W turns x, H turns y
+            signs = torch.where(drawn[:, axis], -1.0, 1.0).to(images)
+            if (drawn[:, axis]).any():
+                images = images.clone()
+                images[:, vectors.start + first : vectors.stop : 2] *= signs[:, None, None, None, None]
+    elif part == "spatial":
+        images = turn_vectors(images.clone(), drawn.matrix, vectors)
+    return images
+
+
 class BatchTransform(Transform):
     """From a batch as the loader gives it to the network's input.
 
     Parameters
     ----------
-    intensity : BatchIntensity
-        Normalisation.
+    intensity : BatchIntensity or StreamInput
+        Normalisation, or what makes the channels of several streams.
     augment : BatchAugment, optional
         Augmentation, in training.
     num_classes : int, optional
@@ -189,16 +217,20 @@ class BatchTransform(Transform):
     """
 
     def __init__(
-        self, intensity: BatchIntensity, augment: BatchAugment | None = None, *, num_classes: int | None = None
+        self,
+        intensity: BatchIntensity | StreamInput,
+        augment: BatchAugment | None = None,
+        *,
+        num_classes: int | None = None,
     ) -> None:
-        self.intensity = intensity
+        self.streams = intensity if isinstance(intensity, StreamInput) else StreamInput(intensity)
         self.augment = augment
         self.num_classes = num_classes
 
     @property
     def channels(self) -> int:
         """Channels of the network's input."""
-        return self.intensity.channels
+        return self.streams.channels
 
     @torch.no_grad()
     def __call__(
@@ -214,7 +246,8 @@ class BatchTransform(Transform):
         Parameters
         ----------
         data : mapping
-            ``image`` ``(B, 1, T, H, W)``; ``quantiles`` ``(B, Q)`` where the normalisation needs it; ``target``
+            ``image`` ``(B, 1, T, H, W)``, and what the streams need beside it (`StreamInput`); ``quantiles`` ``(B, Q)``
+            where the normalisation needs it; ``target``
             ``(B, K)`` and ``slice_target`` ``(B, T, ...)`` where there are any.
         augment : bool
             False in validation.
@@ -229,7 +262,7 @@ class BatchTransform(Transform):
             The same keys, ``image`` as float32 ``(B, C, T, H, W)``, targets as mixup and motion left them.
         """
         out = dict(data)
-        images = self.intensity(data["image"], data.get("quantiles"))
+        images = self.streams(data)
         if augment and self.augment is not None:
             if params is None:
                 if generator is None:
@@ -238,9 +271,9 @@ class BatchTransform(Transform):
                 else:
                     params = self.augment.draw(len(images), images.shape[-3:], generator)
             if params is not None:
-                images = self.augment.apply(images, params)
+                images = self.augment.apply(images, params, streams=self.streams)
                 self._move_targets(out, self.augment, params)
-        out["image"] = images
+        out["image"] = self.streams.finish(images, data)
         return out
 
     def _move_targets(self, out: dict[str, Any], augment: BatchAugment, params: AugmentParams) -> None:

@@ -1,0 +1,107 @@
+"""Streams, segments and stages of a plan: what the paper of a network reads, and in which order it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from volrec.planning.facts import Fingerprint
+
+__all__ = ["plan_segments", "plan_stages", "plan_streams", "stream_channels"]
+
+FEWEST_SEGMENTS = 7
+"""Segments in the journal version of TSN (PAMI 2018) beyond which nothing is gained; the first had 3."""
+LONGEST_STACK = 10
+"""Displacement fields that Two-Stream stacks (NIPS 2014)."""
+PAPER_BOUND, PAPER_SIDE = 20.0, 224
+"""Pixels at which flow is clipped, and the side of the slices that TSN reads."""
+SECONDS_TVL1 = 0.84 / 224**2
+"""Seconds a pixel of one TV-L1 field of OpenCV on one core (tests/performance/bench_flow.py)."""
+PATIENCE_SECONDS = 1_200
+"""Longest that the flow of a folder may take before a faster estimator is planned."""
+
+
+def plan_streams(
+    facts: Fingerprint, canvas: Sequence[int | None], name: str, fixed: Mapping[str, Any], reasons: dict[str, str]
+) -> dict[str, Any]:
+    """Choose the streams that a network reads: those of its paper."""
+    from volrec.networks import spec
+
+    inputs = list(fixed.get("streams.inputs", spec(name).streams))
+    if inputs == ["intensity"]:
+        return {}
+    if "streams.inputs" not in fixed:
+        reasons["streams.inputs"] = f"what {name} reads: slices, and what changes from one to the next"
+    if not {"flow", "warped"} & set(inputs):
+        return {"inputs": inputs}
+    slices, height, width = (float(size or spread.median) for size, spread in zip(canvas, facts.size, strict=True))
+    stack = max(1, min(LONGEST_STACK, round(slices / 8)))
+    reasons["streams.flow"] = (
+        f"{stack} field{'s' * (stack > 1)} a slice: an eighth of the stack, up to the {LONGEST_STACK} of the paper"
+    )
+    bound = round(max(1.0, PAPER_BOUND * max(height, width) / PAPER_SIDE), 1)
+    return {
+        "inputs": inputs,
+        "flow": {"method": _method(facts, height * width, reasons), "stack": stack, "bound": bound},
+    }
+
+
+def _method(facts: Fingerprint, pixels: float, reasons: dict[str, str]) -> str:
+    """Take the papers' estimator where it is there and its time can be borne."""
+    from volrec.parallel import available_cpus
+
+    if find_spec("cv2") is None:
+        reasons["streams.flow.method"] = "OpenCV is not installed (extra flow): a registration by SimpleITK"
+        return "demons"
+    seconds = facts.studies * facts.size[0].median * pixels * SECONDS_TVL1 / available_cpus()
+    if seconds > PATIENCE_SECONDS:
+        reasons["streams.flow.method"] = f"TV-L1, the papers' estimator, would take about {seconds / 60:.0f} minutes"
+        return "farneback"
+    reasons["streams.flow.method"] = "the papers' estimator"
+    return "tvl1"
+
+
+def stream_channels(streams: Mapping[str, Any], windows: int) -> int:
+    """Return the channels that a network reads, for streams as plain values and so many windows."""
+    from volrec.config import StreamsConfig
+
+    config = StreamsConfig(**streams)
+    sizes = {"intensity": windows, "difference": windows * config.difference_stack}
+    return sum(sizes.get(stream, 2 * config.flow.stack) for stream in config.inputs)
+
+
+def plan_segments(slices: int, name: str, reasons: dict[str, str]) -> dict[str, Any] | None:
+    """Spread a clip over the whole stack where the paper does; None where its clips are contiguous."""
+    from volrec.networks import spec
+
+    segments = spec(name).segments
+    if not segments:
+        return None
+    length = min(slices, max(FEWEST_SEGMENTS, segments))
+    reasons["sampling.train"] = f"a slice drawn in each of {length} parts of the stack: {name} reads segments"
+    return {"clip_length": length, "stride": 1, "train": "segments"}
+
+
+def plan_stages(
+    network: Mapping[str, Any], optim: Mapping[str, Any], trainer: Mapping[str, Any], reasons: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Write down the trainings that the paper of a network does in turn."""
+    from volrec.networks import training_stages
+
+    stages = training_stages(str(network.get("name", "c3d")), network.get("options", {}))
+    if stages:
+        reasons["stages"] = "trained in turn, as in the paper; one that is finished is not trained again"
+    planned = []
+    for stage in stages:
+        reasons[f"stages.{stage.name}"] = stage.why
+        planned.append(
+            {
+                "name": stage.name,
+                "objective": stage.objective,
+                "freeze": list(stage.freeze),
+                "lr": float(f"{optim['lr'] * stage.lr:.3g}"),
+                "epochs": max(1, round(trainer["epochs"] * stage.epochs)),
+            }
+        )
+    return planned
