@@ -84,7 +84,9 @@ def test_brightness_and_noise_come_to_intensity_alone():
     streams = StreamInput(BatchIntensity("none"), ["intensity", "flow"], bound=4.0)
     plain = BatchTransform(streams)(batch_of((1.0, 2.0)))["image"]
     augment = BatchAugment(noise=0.5, contrast=0.5, brightness=0.5, blur=1.0)
-    changed = BatchTransform(streams, augment)(batch_of((1.0, 2.0)), generator=torch.Generator().manual_seed(0))["image"]
+    changed = BatchTransform(streams, augment)(batch_of((1.0, 2.0)), generator=torch.Generator().manual_seed(0))[
+        "image"
+    ]
     assert torch.equal(changed[:, 1:], plain[:, 1:])
     assert (changed[:, 0] - plain[:, 0]).abs().mean() > 0.05
 

@@ -10,6 +10,9 @@ from volrec.config.sections import Count, NonNegative, Positive, Section
 
 __all__ = ["FlowConfig", "StageConfig", "StreamsConfig"]
 
+Stream = Literal["intensity", "flow", "warped", "difference"]
+_SLICES: list[Stream] = ["intensity"]
+
 
 class FlowConfig(Section):
     """How structures travel from slice to slice: the flow, computed once a study and kept in the store."""
@@ -52,7 +55,7 @@ class FlowConfig(Section):
 class StreamsConfig(Section):
     """The streams that a network reads, in the order of its channels."""
 
-    inputs: list[Literal["intensity", "flow", "warped", "difference"]] = Field(default_factory=lambda: ["intensity"])
+    inputs: list[Stream] = Field(default_factory=_SLICES.copy)
     """``intensity`` (the windows), ``flow``, ``warped`` (flow without the drift of whole slices), ``difference``
     (of intensity, to the next slice)."""
     flow: FlowConfig = Field(default_factory=FlowConfig)

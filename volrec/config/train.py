@@ -19,7 +19,6 @@ from volrec.config.sections import (
     StoreConfig,
     TrainerConfig,
 )
-
 from volrec.config.streams import StageConfig, StreamsConfig
 
 __all__ = ["TrainConfig"]

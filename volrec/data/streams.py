@@ -1,8 +1,9 @@
-"""What a network reads beside the slices: displacement fields, computed once a study and kept beside it in the store.
+"""What a network reads beside the slices: displacement fields, computed once a study and kept in the store.
 
-A field is an entry of the store like a volume: the same locks, checksums and memory maps. Its array is (2 (T - 1), H, W)
-int16: x (along W) and y (along H) of every slice's field in turn, in voxels times 32767 / `STORED_BOUND`. The field of
-slice t says where what lies in slice t has moved to in slice t + 1. A stack of one slice has one field, of zeros.
+The fields of a study are an entry of the store like its volume: the same locks, checksums and memory maps. Their array
+is (2 (T - 1), H, W) int16: x (along W) and y (along H) of every slice in turn, in voxels times 32767 / `STORED_BOUND`.
+The field of slice t says where what lies in slice t has moved to in slice t + 1. A stack of one slice has one field,
+of zeros.
 """
 
 from __future__ import annotations
@@ -182,13 +183,13 @@ def read_streams(
         that follow it, moved back at the end of the stack so that they are there.
     """
     wanted = np.arange(volume.shape[0]) if slices is None else np.asarray(slices, dtype=np.int64)
-    found = {"image": volume.read(None if slices is None else wanted)[None]}
+    found: dict[str, np.ndarray] = {"image": volume.read(None if slices is None else wanted)[None]}
     if streams.field is not None:
         found["fields"] = _read_fields(volume, streams, wanted)
         found["pixel"] = np.linalg.norm(volume.affine[:3, [2, 1]], axis=0).astype(np.float32)
     if "difference" in streams.inputs:
         steps = np.arange(streams.difference_stack + 1)
-        start = np.clip(wanted, 0, max(0, volume.shape[0] - len(steps)))
+        start: np.ndarray = np.clip(wanted, 0, max(0, volume.shape[0] - len(steps)))
         places = np.minimum(start[None] + steps[:, None], volume.shape[0] - 1)
         found["following"] = volume.read(places.reshape(-1)).reshape(*places.shape, *volume.shape[1:])
     return found
@@ -196,7 +197,7 @@ def read_streams(
 
 def no_streams(streams: StreamsConfig, shape: tuple[int, int, int], dtype: str) -> dict[str, np.ndarray]:
     """Return what `read_streams` would give of T' slices of a study that cannot be read: zeros of (T', H, W)."""
-    found = {"image": np.zeros((1, *shape), dtype=dtype)}
+    found: dict[str, np.ndarray] = {"image": np.zeros((1, *shape), dtype=dtype)}
     if streams.field is not None:
         found["fields"] = np.zeros((2 * streams.flow.stack, *shape), dtype=np.int16)
         found["pixel"] = np.ones(2, dtype=np.float32)
@@ -218,7 +219,7 @@ def _read_fields(volume: StoredVolume, streams: StreamsConfig, wanted: np.ndarra
     low, high = max(0, int(wanted.min()) - reach), min(count, int(wanted.max()) + reach + 1)
     low = min(low, count - 1)
     rows = volume.fields.array[2 * low : 2 * high]
-    fields = np.asarray(rows).reshape(high - low, 2, *volume.shape[1:])
+    fields: np.ndarray = np.asarray(rows).reshape(high - low, 2, *volume.shape[1:])
     return stack_fields(fields, wanted - low, length=streams.flow.stack, order=streams.flow.order, bound=STORED_BOUND)
 
 
@@ -283,9 +284,9 @@ def _compute(volume: StoredVolume, streams: StreamsConfig, intensity: IntensityC
         method: Any = streams.flow.method
         facts["method"] = flow_backend(method)
         if streams.field == "warped":
-            from volrec.transforms.drift import warped_flow
+            from volrec.transforms.drift import warped_slice_flow
 
-            fields, _ = warped_flow(grey, method=method, spacing=spacing, drift=streams.flow.drift)
+            fields, _ = warped_slice_flow(grey, method=method, spacing=spacing, drift=streams.flow.drift)
             facts["drift"] = streams.flow.drift
         else:
             fields = slice_flow(grey, method=method, spacing=spacing)
