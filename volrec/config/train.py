@@ -48,4 +48,9 @@ class TrainConfig(Section):
                 "data.slice_labels counts slices as acquired, but preprocess.slice_axis is "
                 f"'{self.preprocess.slice_axis}': set it to acquired, or leave slice_labels out"
             )
+        if self.protocol.snippets and self.sampling.train not in ("uniform", "segments"):
+            raise ValueError(
+                f"protocol.snippets ({self.protocol.snippets}) are spread over the study, but sampling.train is "
+                f"'{self.sampling.train}': set it to segments or uniform, or snippets to 0"
+            )
         return self

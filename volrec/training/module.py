@@ -9,6 +9,7 @@ from torch import Tensor
 
 from volrec import networks
 from volrec.networks.base import SlicewiseNetwork
+from volrec.networks.partial_bn import partial_bn
 from volrec.training.distributed import rank
 from volrec.training.loop import NetworkModule
 from volrec.training.losses import StudyLoss, slice_loss, soft_slice_targets, soft_targets
@@ -89,6 +90,7 @@ class StudyModule(NetworkModule):
             )
         if optim["freeze"]:
             networks.freeze_stages(self.network, optim["freeze"])
+        partial_bn(self.network, optim["partial_bn"])
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.loss = StudyLoss(kind, label_smoothing=optim["label_smoothing"], weights=weights)
         self.slice_weight = slice_label_weight if isinstance(self.network, SlicewiseNetwork) else 0.0

@@ -35,6 +35,7 @@ _NAMES = {
     "clip_affine": "clips",
     "clip_indices": "clips",
     "crop_or_pad": "canvas",
+    "evenly_spaced": "clips",
     "flip_axes": "flips",
     "own_region": "preprocess",
     "preprocess_array": "preprocess",
