@@ -112,6 +112,7 @@ def test_keys_of_the_user_win(phantoms: Path, source: Path, tmp_path: Path) -> N
         ({"network.width": 0.125}, RunError, "yours is densenet3d-121 at width 0.125"),
         ({"optim.freeze": ["features.denseblock9.*"]}, ConfigError, "Near names: features.denseblock"),
         ({"optim.freeze": 9}, ConfigError, "Freeze at most 8"),
+        ({"optim.partial_bn": "all", "network.options.norm": "group"}, ConfigError, "no batch normalisation to keep"),
     ],
 )
 def test_what_does_not_fit_is_said_before_the_folder_is_scanned(

@@ -109,6 +109,14 @@ def test_the_draw_depends_on_seed_epoch_study_and_repeat_alone(tmp_path: Path) -
     assert len(others) == 4
 
 
+def test_snippets_of_the_sampling_stay_together(tmp_path: Path) -> None:
+    sampling = SamplingConfig(clip_length=6, stride=2, snippet_length=3, train="segments")
+    dataset = clips(*make(tmp_path, [(40, 4, 5)]), sampling=sampling)
+    rows = dataset[Draw(0, 0)]["image"][0, :, 0, 0].numpy().reshape(2, 3)
+    assert (np.diff(rows, axis=1) == 2).all()
+    assert rows[0, 0] <= 18 <= rows[1, 0]  # 36 places, a snippet in each half of them
+
+
 def test_plain_indices_take_the_epoch_that_was_set(tmp_path: Path) -> None:
     dataset = clips(*make(tmp_path, [(500, 2, 2)]))
     dataset.set_epoch(7)

@@ -130,6 +130,19 @@ def test_clips_are_read_in_batches_of_bounded_size_and_all_of_them(monkeypatch: 
     np.testing.assert_array_equal(shown, np.stack([voxels[clip] for clip in clips]))
 
 
+def test_evenly_spaced_snippets_are_the_one_clip_of_a_study() -> None:
+    network = Recorder()
+    sampling = SamplingConfig(clip_length=6, snippet_length=2, train="segments")
+    voxels = volume(60)
+    scorer = predictor(network, task="multilabel", sampling=sampling, protocol=ProtocolConfig(snippets=5))
+    assert scorer.score(voxels).clips == 1
+    begins = [0, 14, 28, 42, 56]  # steps of (60 - 2) / 4, rounded down
+    expected = voxels[[begin + step for begin in begins for step in range(2)]]
+    np.testing.assert_array_equal(network.batches[0][0, 0].numpy(), expected)
+    spread = predictor(network, task="multilabel", sampling=sampling).score(voxels)
+    assert spread.clips == 10  # 30 snippets show every slice
+
+
 def test_the_network_is_scored_in_evaluation_mode_and_left_as_it_was() -> None:
     network = nn.Sequential(Recorder())
     frozen = nn.BatchNorm1d(2)

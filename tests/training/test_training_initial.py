@@ -19,7 +19,7 @@ from test_training_fit import Killed, at_step, kill, same_weights, train
 from volrec.config import InitConfig, parse_config
 from volrec.data.phantoms import make_phantoms
 from volrec.data.splits import Split
-from volrec.errors import RunError
+from volrec.errors import ConfigError, RunError
 from volrec.networks import create, network_stages
 from volrec.runs import Member
 from volrec.training import initial
@@ -142,6 +142,40 @@ def test_frozen_stages_come_out_as_they_went_in(tiny: Tiny, tmp_path: Path, sour
         # Running statistics are among them: validation between the epochs does not set them free.
         assert equal == {key for key in before if key.startswith(("encoder.stage1.", "encoder.stage2."))}
     assert same_weights(tmp_path / "number", tmp_path / "patterns")
+
+
+@pytest.mark.parametrize("mode", ["statistics", "all"])
+def test_partial_batch_normalisation_holds_through_a_whole_training(tiny: Tiny, tmp_path: Path, mode: str) -> None:
+    config = tiny_config(
+        network={
+            "name": "tsn",
+            "width": 0.125,
+            "options": {"network": "slice-mean", "snippet_length": 2, "consensus": "weighted"},
+        },
+        sampling={"clip_length": 6, "snippet_length": 2, "train": "segments"},
+        protocol={"snippets": 3},
+        trainer={"epochs": 2},
+        optim={"partial_bn": mode, "weight_decay": 0.1},
+    )
+    train(tiny, tmp_path / "run", config)
+    after = load_file(tmp_path / "run" / "weights.safetensors")
+    norms = sorted(key.removesuffix(".running_mean") for key in after if key.endswith(".running_mean"))
+    assert len(norms) > 3
+    for name in norms:
+        first = name == norms[0]
+        assert bool((after[f"{name}.running_mean"] == 0).all()) != first, name
+        assert bool((after[f"{name}.weight"] == 1).all()) == (mode == "all" and not first), name
+
+
+def test_snippets_of_the_test_must_fit_the_network_before_the_first_step(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny_config(
+        network={"name": "tsn", "width": 0.125, "options": {"network": "c3d", "snippet_length": 3}},
+        sampling={"clip_length": 6, "train": "segments"},
+        protocol={"snippets": 25},
+        trainer={"epochs": 1},
+    )
+    with pytest.raises(ConfigError, match="clips of 25 slices are no whole number of snippets of 3"):
+        train(tiny, tmp_path / "run", config)
 
 
 def test_the_rate_in_the_records_is_that_of_the_fastest_stage(tiny: Tiny, tmp_path: Path) -> None:

@@ -414,6 +414,7 @@ class TestWhatIsWrong:
             ({"augment.mixup": 0.2}, ConfigError, r"augment\.mixup is 0\.2"),
             ({"optim.freeze": 1}, ConfigError, r"optim\.freeze"),
             ({"optim.layer_decay": 0.5}, ConfigError, r"optim\.layer_decay"),
+            ({"optim.partial_bn": "all"}, ConfigError, r"optim\.partial_bn is all"),
             ({"data.studies": "/nowhere.txt"}, LabelsError, "list of studies cannot be read"),
             ({"trainer.num_nodes": 2}, ConfigError, "started alone"),
         ],

@@ -128,7 +128,7 @@ def check_network(config: TrainConfig, *, init: bool = True) -> None:
     Parameters
     ----------
     config : TrainConfig
-        Whose network, frozen stages and first weights are looked at.
+        Whose network, frozen parts and first weights are looked at.
     init : bool
         Whether the first weights must fit the network as it stands.
 
@@ -142,6 +142,7 @@ def check_network(config: TrainConfig, *, init: bool = True) -> None:
     import torch
 
     from volrec import networks
+    from volrec.networks.partial_bn import partial_bn
     from volrec.weights.initial import fit_source
 
     with torch.device("meta"):  # nothing is allocated
@@ -149,6 +150,7 @@ def check_network(config: TrainConfig, *, init: bool = True) -> None:
         network = networks.create(config.network.name, num_classes=1, width=config.network.width, **options)
     if config.optim.freeze:
         networks.freeze_stages(network, config.optim.freeze)
+    partial_bn(network, config.optim.partial_bn)
     if init and config.init.source is not None:
         fit_source(network, config.init.source, first_layer=config.init.first_layer, inflate=config.init.inflate)
 

@@ -161,6 +161,16 @@ class SamplingConfig(Section):
     train: Literal["random", "center", "uniform", "segments"] = "random"
     """Training clips: start anywhere (random), in the middle (center), spread evenly over the study (uniform), or one
     slice drawn in each of T' equal parts (segments, as TSN does)."""
+    snippet_length: Count = 1
+    """Slices that stay together, `stride` apart, where uniform and segments spread them; divides `clip_length`."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> SamplingConfig:
+        if self.clip_length % self.snippet_length:
+            raise ValueError(
+                f"clip_length ({self.clip_length}) must be a multiple of snippet_length ({self.snippet_length})"
+            )
+        return self
 
 
 class AugmentConfig(Section):
@@ -258,6 +268,9 @@ class OptimConfig(Section):
     """Learning rate of each stage over that of the next: below 1 the layers nearest the input move least."""
     freeze: Annotated[int, Field(ge=0)] | list[str] = 0
     """Stages, counted from the input, that keep their weights and statistics; or patterns of parameter names."""
+    partial_bn: Literal["none", "statistics", "all"] = "none"
+    """All batch normalisations but the first keep their mean and variance (statistics: as TSN's code in Caffe), or
+    their scale and shift as well (all: as its code in PyTorch)."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Exponential average of the weights per step, used for validation and kept; 0 is off."""
 
@@ -269,6 +282,9 @@ class ProtocolConfig(Section):
     """Clips a study, spread evenly; 0 takes as many as cover it at `overlap`."""
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Overlap of neighbouring clips."""
+    snippets: Annotated[int, Field(ge=0)] = 0
+    """After sampling uniform or segments: one clip of so many snippets, spaced by TSN's rule (25 in its paper); 0 is
+    off."""
     consensus: Literal["mean", "max", "sci"] = "mean"
     """How clip scores become the study's; sci (FSTCN): views weighted by how clearly one class leads, then the maximum
     over clips; for classes that exclude each other, at the stage probabilities."""

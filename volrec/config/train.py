@@ -54,6 +54,11 @@ class TrainConfig(Section):
             )
         if self.streams.motion:
             self._check_motion()
+        if self.protocol.snippets and self.sampling.train not in ("uniform", "segments"):
+            raise ValueError(
+                f"protocol.snippets ({self.protocol.snippets}) are spread over the study, but sampling.train is "
+                f"'{self.sampling.train}': set it to segments or uniform, or snippets to 0"
+            )
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages need names of their own, got {', '.join(names)}")

@@ -116,7 +116,7 @@ class ClipDataset(_Studies):
     store : Store
         Reads the entries.
     sampling : SamplingConfig
-        Clip length, stride and mode.
+        Clip length, stride, mode and snippet length.
     seed : int
         Seed of all draws.
     streams : StreamsConfig, optional
@@ -151,6 +151,7 @@ class ClipDataset(_Studies):
             clip_length=self.sampling.clip_length,
             stride=self.sampling.stride,
             mode=self.sampling.train,
+            snippet_length=self.sampling.snippet_length,
             rng=np.random.default_rng([self.seed, epoch, name, repeat]),
         )
 

@@ -68,9 +68,9 @@ class Predictor:
     intensity : IntensityConfig
         How voxel values become network input.
     sampling : SamplingConfig
-        Clip length, stride, and the mode it was trained with.
+        Clip length, stride, and the mode and snippet length it was trained with.
     protocol : ProtocolConfig
-        Clips, overlap, consensus, stage, flips.
+        Clips, overlap, snippets, consensus, stage, flips.
     task : str
         ``binary``, ``multiclass``, ``multilabel`` or ``regression``.
     device : torch device or str, optional
@@ -157,6 +157,8 @@ class Predictor:
             clips=self.protocol.clips,
             overlap=self.protocol.overlap,
             mode=self.sampling.train,
+            snippet_length=self.sampling.snippet_length,
+            snippets=self.protocol.snippets,
         )
         slices: np.ndarray | None = None
         with _evaluating(self.network), torch.inference_mode(), self._autocast():

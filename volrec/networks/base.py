@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class SequenceNetwork(nn.Module):
     stage_order : tuple of str
         Parts that are read in another order than they are registered in, in the order of reading.
     frozen : tuple of str
-        Modules that stay in evaluation mode (set by `volrec.networks.freeze_stages`).
+        Modules that stay in evaluation mode (`keep_still`).
     """
 
     classifier_name = "classifier"
@@ -82,6 +83,11 @@ class SequenceNetwork(nn.Module):
         for name in self.frozen:
             self.get_submodule(name).eval()
         return self
+
+    def keep_still(self, names: Iterable[str]) -> None:
+        """Keep modules, beside those that are frozen already, in evaluation mode whatever `train` is told."""
+        self.frozen = tuple(dict.fromkeys((*self.frozen, *names)))
+        self.train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, num_classes) of clips (B, C, T, H, W)."""

@@ -11,7 +11,7 @@ from torch import nn
 from volrec.errors import ConfigError
 from volrec.networks.base import SequenceNetwork
 
-__all__ = ["freeze_stages", "network_stages"]
+__all__ = ["freeze_stages", "network_stages", "ordered_children"]
 
 
 def network_stages(network: SequenceNetwork) -> list[tuple[str, ...]]:
@@ -105,9 +105,17 @@ def freeze_stages(network: SequenceNetwork, what: int | Sequence[str]) -> list[s
             )
     for name in frozen:
         parameters[name].requires_grad_(False)
-    network.frozen = tuple(_still(network, ""))
-    network.train(network.training)
+    network.keep_still(_still(network, ""))
     return frozen
+
+
+def ordered_children(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the parts of a module by name, in the order of reading (`SequenceNetwork.stage_order`)."""
+    children = dict(module.named_children())
+    # The places of the parts that a network names are filled in the order that it names them in.
+    late = [name for name in getattr(module, "stage_order", ()) if name in children]
+    order = iter(late)
+    return [(name, children[name]) for name in (next(order) if each in late else each for each in children)]
 
 
 def _units(module: nn.Module, prefix: str) -> Iterator[tuple[list[str], bool]]:
@@ -116,12 +124,7 @@ def _units(module: nn.Module, prefix: str) -> Iterator[tuple[list[str], bool]]:
     if own:
         yield [name for name, _ in own], any(weighs for _, weighs in own)
     total = _weight_layers(module)
-    children = dict(module.named_children())
-    # The places of the parts that a network names are filled in the order that it names them in.
-    late = [name for name in getattr(module, "stage_order", ()) if name in children]
-    order = iter(late)
-    for name in [next(order) if name in late else name for name in children]:
-        child = children[name]
+    for name, child in ordered_children(module):
         layers = _weight_layers(child)
         if layers > 1 and 2 * layers >= total:
             yield from _units(child, f"{prefix}{name}.")

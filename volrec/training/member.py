@@ -183,7 +183,7 @@ def choose_metric(wanted: str, subject: Subject, cases: Sequence[Case]) -> tuple
 
 
 def check_clip_size(module: StudyModule, config: TrainConfig, data: ClipData) -> None:
-    """Check before the first step that the network can read the clips.
+    """Check before the first step that the network can read the clips of training and of testing.
 
     Raises
     ------
@@ -191,8 +191,12 @@ def check_clip_size(module: StudyModule, config: TrainConfig, data: ClipData) ->
         With the sizes that it can read.
     """
     height, width = data.clips.entries[0].shape[1:]
-    clip = torch.empty((1, module.transform.channels, config.sampling.clip_length, height, width), device="meta")
-    module.network.check_input(clip)
+    lengths = [config.sampling.clip_length]
+    if config.protocol.snippets:
+        lengths.append(config.protocol.snippets * config.sampling.snippet_length)
+    for length in lengths:
+        clip = torch.empty((1, module.transform.channels, length, height, width), device="meta")
+        module.network.check_input(clip)
 
 
 def data_signature(cases: Sequence[Case]) -> str:

@@ -13,6 +13,7 @@ from volrec.config import IntensityConfig, StreamsConfig
 from volrec.errors import ConfigError
 from volrec.inference.inputs import make_input
 from volrec.networks.base import SlicewiseNetwork
+from volrec.networks.partial_bn import partial_bn
 from volrec.training.distributed import rank
 from volrec.training.loop import NetworkModule
 from volrec.training.losses import StudyLoss, slice_loss, soft_slice_targets, soft_targets
@@ -115,6 +116,7 @@ class StudyModule(NetworkModule):
                 where="stages.objective",
                 code="objective",
             )
+        partial_bn(self.network, optim["partial_bn"])
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.loss = StudyLoss(kind, label_smoothing=optim["label_smoothing"], weights=weights)
         self.slice_weight = slice_label_weight if isinstance(self.network, SlicewiseNetwork) else 0.0

@@ -243,8 +243,12 @@ def images_of(config: Any) -> tuple[Cohort | ImageSet, list[Problem], pd.DataFra
 
 def check_settings(config: Any, what: str) -> None:
     """Raise `ConfigError` for settings of `volrec train` that `what` cannot have: silence would look like use."""
-    asked = {"augment.mixup": (config.augment.mixup, 0), "optim.freeze": (config.optim.freeze, 0)}
-    asked["optim.layer_decay"] = (config.optim.layer_decay, 1)
+    asked: dict[str, tuple[Any, Any]] = {
+        "augment.mixup": (config.augment.mixup, 0),
+        "optim.freeze": (config.optim.freeze, 0),
+        "optim.layer_decay": (config.optim.layer_decay, 1),
+        "optim.partial_bn": (config.optim.partial_bn, "none"),
+    }
     if isinstance(config, TransferConfig):
         # The teacher's slices are found by their place in the stack: they must still lie there.
         augment = config.teacher.augment

@@ -46,6 +46,7 @@ _NAMES = {
     "crop_or_pad": "canvas",
     "dequantise": "flow_fields",
     "estimate_flow": "flow",
+    "evenly_spaced": "clips",
     "fit_drift": "drift",
     "five_crop": "crops",
     "flip_axes": "flips",
