@@ -72,6 +72,16 @@ def test_a_broken_picture_is_named(tmp_path, content):
         read_flow_folder(tmp_path)
 
 
+def test_a_picture_whose_parts_have_wrong_lengths_is_named(tmp_path):
+    write(tmp_path)
+    broken = tmp_path / "flow_x_00003.png"
+    content = bytearray(broken.read_bytes())
+    content[content.index(b"IDAT") - 1] //= 2
+    broken.write_bytes(content)
+    with pytest.raises(DataError, match=r"flow_x_00003\.png: the picture cannot be read"):
+        read_flow_folder(tmp_path)
+
+
 def test_a_number_that_is_there_twice_is_named(tmp_path):
     write(tmp_path)
     Image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / "flow_x_2.jpg")

@@ -41,8 +41,8 @@ METHODS = ("tvl1", "farneback", "dis", "demons")
 # What TV-L1 has here is OpenCV's default, which the tools that made the flow of TSN and I3D did not change.
 SETTINGS: dict[str, dict[str, Any]] = {
     "opencv tvl1": {
-        "tau": 0.25, "lambda_": 0.15, "theta": 0.3, "nscales": 5, "warps": 5, "epsilon": 0.01,
-        "innnerIterations": 30, "outerIterations": 10, "scaleStep": 0.8, "gamma": 0.0, "medianFiltering": 5,
+        "Tau": 0.25, "Lambda": 0.15, "Theta": 0.3, "ScalesNumber": 5, "WarpingsNumber": 5, "Epsilon": 0.01,
+        "InnerIterations": 30, "OuterIterations": 10, "ScaleStep": 0.8, "Gamma": 0.0, "MedianFiltering": 5,
     },
     "scikit-image tvl1": {"attachment": 15, "tightness": 0.3, "num_warp": 5, "num_iter": 10, "tol": 1e-4},
     "opencv farneback": {
@@ -133,7 +133,10 @@ def _one_thread() -> Iterator[Any]:
 
 def _opencv_tvl1(first: np.ndarray, second: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     with _one_thread() as cv2:
-        flow = cv2.optflow.DualTVL1OpticalFlow_create(**SETTINGS["opencv tvl1"]).calc(first, second, None)
+        estimator = cv2.optflow.DualTVL1OpticalFlow_create()
+        for name, value in SETTINGS["opencv tvl1"].items():
+            getattr(estimator, f"set{name}")(value)
+        flow = estimator.calc(first, second, None)
     return np.moveaxis(flow, 2, 0)
 
 
