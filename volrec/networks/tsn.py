@@ -79,6 +79,7 @@ SPEC = NetworkSpec(
     smallest=(1, 16, 16),
     num_classes=101,
     slicewise=True,
+    segments=3,
     summary="A 2D network, or any other of the zoo, scores snippets from all over the sequence; a consensus of them.",
     options={
         "backbone": backbone_option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from volrec.config import OptimConfig, SamplingConfig, TrainConfig, TrainerConfig, parse_config
 from volrec.planning.facts import Fingerprint, fingerprint
 from volrec.planning.grid import plan_grid, plan_slice_axis
-from volrec.planning.streams import plan_segments, plan_stages, plan_streams, stream_channels
+from volrec.planning.streams import plan_segments, plan_stages, plan_streams, segment_options, stream_channels
 
 if TYPE_CHECKING:
     from volrec.data.labels import Cohort
@@ -111,12 +111,18 @@ def make_plan(
     settle("intensity", lambda: plan_intensity(facts, reasons))
     name = str(fixed.get("network.name", values.get("network", {}).get("name", "c3d")))
     streams = settle("streams", lambda: plan_streams(facts, canvas, name, fixed, reasons))
-    sampling = settle("sampling", lambda: _sampling(facts, canvas, name, reasons))
+    wanted = with_keys(values.get("network", {}), "network", fixed).get("options", {})
+    sampling = settle("sampling", lambda: _sampling(facts, canvas, name, wanted, reasons))
     spacing = preprocess.get("spacing") or (None, None, None)
     # What the network sees of a study: the canvas, cut to a clip.
     longest = int(sampling.get("clip_length", SamplingConfig().clip_length))
     clip = (min(int(canvas[0] or facts.size[0].median), longest), *canvas[1:])
-    network = settle("network", lambda: plan_network(facts, canvas, clip, spacing, fixed, reasons))
+
+    def planned_network() -> dict[str, Any]:
+        found = plan_network(facts, canvas, clip, spacing, fixed, reasons)
+        return {**found, "options": segment_options(name, sampling, wanted) | found["options"]}
+
+    network = settle("network", planned_network)
     settle("augment", lambda: _augment(facts, canvas, reasons))
     channels = stream_channels(streams, len(values["intensity"].get("windows") or ()) or 1)
     optim = settle("optim", lambda: _optim(facts, clip, channels, network, reasons))
@@ -183,9 +189,15 @@ def plan_intensity(facts: Fingerprint, reasons: dict[str, str]) -> dict[str, Any
     return {"kind": "window", "windows": windows}
 
 
-def _sampling(facts: Fingerprint, canvas: Sequence[int | None], name: str, reasons: dict[str, str]) -> dict[str, Any]:
+def _sampling(
+    facts: Fingerprint,
+    canvas: Sequence[int | None],
+    name: str,
+    options: Mapping[str, Any],
+    reasons: dict[str, str],
+) -> dict[str, Any]:
     slices = int(canvas[0] or facts.size[0].high)
-    spread = plan_segments(slices, name, reasons)
+    spread = plan_segments(slices, name, options, reasons)
     if spread is not None:
         return spread
     if slices <= WHOLE_STACK:

@@ -8,10 +8,12 @@ from typing import Any
 
 from volrec.planning.facts import Fingerprint
 
-__all__ = ["plan_segments", "plan_stages", "plan_streams", "stream_channels"]
+__all__ = ["plan_segments", "plan_stages", "plan_streams", "segment_options", "stream_channels"]
 
 FEWEST_SEGMENTS = 7
 """Segments in the journal version of TSN (PAMI 2018) beyond which nothing is gained; the first had 3."""
+SNIPPET = 8
+"""Slices of a snippet that a network of several slices reads, where the stack has as many for each segment."""
 LONGEST_STACK = 10
 """Displacement fields that Two-Stream stacks (NIPS 2014)."""
 PAPER_BOUND, PAPER_SIDE = 20.0, 224
@@ -71,16 +73,41 @@ def stream_channels(streams: Mapping[str, Any], windows: int) -> int:
     return sum(sizes.get(stream, 2 * config.flow.stack) for stream in config.inputs)
 
 
-def plan_segments(slices: int, name: str, reasons: dict[str, str]) -> dict[str, Any] | None:
-    """Spread a clip over the whole stack where the paper does; None where its clips are contiguous."""
+def plan_segments(slices: int, name: str, options: Mapping[str, Any], reasons: dict[str, str]) -> dict[str, Any] | None:
+    """Spread a clip over the whole stack where the paper does; None where its clips are contiguous.
+
+    `options` are those of the network that the user has set: one within reads snippets of several slices.
+    """
     from volrec.networks import spec
 
     segments = spec(name).segments
     if not segments:
         return None
-    length = min(slices, max(FEWEST_SEGMENTS, segments))
-    reasons["sampling.train"] = f"a slice drawn in each of {length} parts of the stack: {name} reads segments"
-    return {"clip_length": length, "stride": 1, "train": "segments"}
+    segments = min(slices, max(FEWEST_SEGMENTS, segments))
+    snippet = 1
+    if options.get("network"):
+        snippet = int(options.get("snippet_length") or max(1, min(SNIPPET, slices // segments)))
+    what = "a slice" if snippet == 1 else f"{snippet} slices"
+    reasons["sampling.train"] = f"{what} drawn in each of {segments} parts of the stack: {name} reads segments"
+    return {
+        "clip_length": segments * snippet,
+        "stride": 1,
+        "train": "segments",
+        **({"snippet_length": snippet} if snippet > 1 else {}),
+    }
+
+
+def segment_options(name: str, sampling: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a network that follow from the snippets that it will read."""
+    from volrec.networks import spec
+
+    known, snippet = spec(name).options, int(sampling.get("snippet_length", 1))
+    found = {}
+    if "segments" in known and sampling.get("train") == "segments":
+        found["segments"] = int(sampling["clip_length"]) // snippet
+    if "snippet_length" in known and options.get("network"):
+        found["snippet_length"] = snippet
+    return found
 
 
 def plan_stages(

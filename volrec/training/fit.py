@@ -32,6 +32,7 @@ from volrec.training.member import (
     make_module,
     validate_on,
 )
+from volrec.training.svm import fit_svm, has_svm
 from volrec.weights import load_state, load_weights
 
 if TYPE_CHECKING:
@@ -181,7 +182,29 @@ def _fit_stage(
         higher=higher,
         checkpoint=checkpoint,
     )
+    if has_svm(module.network) and member.of is None:
+        _fit_svm(module.network, member, StudyDataset(train, entries, store=store), studies, config, subject)
     return _result(member, state, metric if validated else "")
+
+
+def _fit_svm(
+    network: torch.nn.Module,
+    member: Member,
+    train: StudyDataset,
+    validation: StudyDataset,
+    config: TrainConfig,
+    subject: Subject,
+) -> None:
+    """Fit the SVM on the weights that were kept, and keep it with them."""
+
+    def fit() -> None:
+        load_state(network, load_weights(member.weights)[0], where=member.weights)
+        part = fit_svm(
+            network, train=train, validation=validation, config=config, task=subject.task, seed=config.trainer.seed
+        )
+        member.save(network, {**member.card(), "svm": part})
+
+    on_main(fit)
 
 
 def _result(member: Member, state: MemberState, metric: str) -> MemberResult:

@@ -200,7 +200,11 @@ def make_transform(
 def _options(network: dict[str, Any], appearance: int) -> dict[str, Any]:
     """Return the options of a network; one of two streams is told which channels are of intensity."""
     options = dict(network["options"])
-    known = networks.spec(network["name"]).options
-    if "appearance_channels" in known and options.get("appearance_channels") is None and appearance:
-        options["appearance_channels"] = appearance
+    if appearance and "appearance_channels" in networks.spec(network["name"]).options:
+        options["appearance_channels"] = options.get("appearance_channels") or appearance
+    inner = options.get("network")
+    if inner:  # a network within
+        options["network_options"] = _options(
+            {"name": inner, "options": options.get("network_options") or {}}, appearance
+        )
     return options

@@ -116,6 +116,8 @@ def _scores(network: nn.Module, studies: StudyDataset, config: TrainConfig) -> t
             clips=config.protocol.clips,
             overlap=config.protocol.overlap,
             mode=config.sampling.train,
+            snippet_length=config.sampling.snippet_length,
+            snippets=config.protocol.snippets,
         )
         for clip in clips:
             read = read_streams(volume, config.streams, clip)
