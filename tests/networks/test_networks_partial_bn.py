@@ -115,3 +115,10 @@ def test_what_cannot_be_kept_is_said():
         partial_bn(narrow("c3d", norm="group"), "all")
     with pytest.raises(ConfigError, match=r"no way 'half'.*none, statistics, all"):
         partial_bn(narrow("c3d"), "half")
+
+
+def test_the_first_layer_is_the_one_that_is_read_first():
+    network = narrow("c3d")
+    network.stage_order = ("norm2a", "norm1a")
+    kept = partial_bn(network, "all")
+    assert "norm2a" not in kept and "norm1a" in kept
