@@ -80,8 +80,8 @@ def read_volume(
     return read(path, slice_axis=slice_axis, missing_slices=missing_slices)
 
 
-def make_phantoms(out: Path | str, *, task: Literal["nodule", "bleed"] = "nodule", **options: Any) -> Path:
-    """Write DICOM CT phantoms with ``labels.csv`` and ``slice_labels.csv`` (see `volrec.data.phantoms`)."""
+def make_phantoms(out: Path | str, *, task: Literal["nodule", "bleed", "motion"] = "nodule", **options: Any) -> Path:
+    """Write DICOM CT phantoms with their labels (see `volrec.data.phantoms`)."""
     from volrec.data.phantoms import make_phantoms as make
 
     return make(out, task=task, **options)

@@ -237,23 +237,42 @@ def phantom(
     out: Annotated[Path, Parameter(help="New folder.")],
     *,
     task: Annotated[
-        Literal["nodule", "bleed"], Parameter(help="nodule: context across slices tells; bleed: one slice shows it.")
+        Literal["nodule", "bleed", "motion"],
+        Parameter(
+            help="nodule: context across slices tells; bleed: one slice shows it; motion: the way shapes go from slice "
+            "to slice is the class."
+        ),
     ] = "nodule",
-    studies: Annotated[int, Parameter(help="Number of studies, half of them positive.")] = 40,
+    studies: Annotated[int, Parameter(help="Number of studies, as many of each class.")] = 40,
     seed: Annotated[int, Parameter(help="Same seed, same files.")] = 0,
     size: Annotated[int, Parameter(help="Rows and columns of a slice.")] = 64,
     slices: Annotated[int, Parameter(help="Slices a study.")] = 32,
     tilt: Annotated[float, Parameter(help="Largest gantry tilt, degrees.")] = 0.0,
     vary_spacing: Annotated[bool, Parameter(help="Draw another spacing for every study.")] = False,
+    directions: Annotated[
+        int, Parameter(help="motion: 4, to the patient's left, right, front or back; 2, left or right.")
+    ] = 4,
+    drift: Annotated[
+        float, Parameter(help="motion: largest in-plane drift of a whole stack, pixels a slice along each axis.")
+    ] = 0.0,
 ) -> int:
-    """Write DICOM CT phantoms with labels.csv and slice_labels.csv.
+    """Write DICOM CT phantoms with labels.csv (and slice_labels.csv, where slices have labels).
 
     Example: `volrec phantom phantoms/nodule --task nodule --studies 100`
     """
     from volrec.api import make_phantoms
 
     folder = make_phantoms(
-        out, task=task, studies=studies, seed=seed, size=size, slices=slices, tilt=tilt, vary_spacing=vary_spacing
+        out,
+        task=task,
+        studies=studies,
+        seed=seed,
+        size=size,
+        slices=slices,
+        tilt=tilt,
+        vary_spacing=vary_spacing,
+        directions=directions,
+        drift=drift,
     )
     console().print(
         f"{studies} studies in {folder}. Next: volrec train {folder} --labels {folder / 'labels.csv'}", markup=False

@@ -12,6 +12,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from volrec.data.phantom_geometry import Anatomy
+from volrec.data.phantom_motion import Scene
 
 __all__ = ["SliceWriter"]
 
@@ -37,7 +38,7 @@ class SliceWriter:
     ----------
     study, patient : str
         Names; all UIDs are derived from `study` and `seed`.
-    anatomy : Anatomy
+    anatomy : Anatomy or Scene
         Gives sizes, spacing and tilt.
     origin : sequence of float
         Centre of the lowest slice, LPS mm.
@@ -51,7 +52,7 @@ class SliceWriter:
     """
 
     def __init__(
-        self, study: str, patient: str, anatomy: Anatomy, origin: Sequence[float], seed: Sequence[int]
+        self, study: str, patient: str, anatomy: Anatomy | Scene, origin: Sequence[float], seed: Sequence[int]
     ) -> None:
         self.anatomy = anatomy
         self._names = [study, *map(str, seed)]

@@ -28,7 +28,7 @@ from typing import Literal
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-__all__ = ["Anatomy", "Stack", "draw_anatomy", "render"]
+__all__ = ["Anatomy", "Stack", "draw_anatomy", "render", "scanned"]
 
 AIR, FAT, TISSUE = -1000.0, -100.0, 40.0  # HU
 FIELD_OF_VIEW = 320.0  # mm
@@ -202,7 +202,12 @@ def render(anatomy: Anatomy, rng: np.random.Generator, *, noise: float = 20.0, b
             np.maximum(part, cover * np.float32(stack.contrast), out=part)
 
     bright += ground
-    image = gaussian_filter(bright, (0, blur, blur))
+    return scanned(bright, rng, noise=noise, blur=blur)
+
+
+def scanned(image: np.ndarray, rng: np.random.Generator, *, noise: float, blur: float) -> np.ndarray:
+    """Return what a scanner makes of ``(T, H, W)`` float32 in HU: blurred in plane, with noise (as for `render`)."""
+    image = gaussian_filter(image, (0, blur, blur))
     grain = rng.standard_normal(image.shape, dtype=np.float32)
     grain = gaussian_filter(grain, (0, 0.5, 0.5))  # reconstruction correlates neighbouring pixels
     image += grain * np.float32(noise / _GRAIN)

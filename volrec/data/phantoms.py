@@ -1,8 +1,9 @@
 """Phantom studies: real DICOM CT of made-up patients, with labels, to try things on and to test with.
 
-Two tasks. *nodule*: a sphere among vessels against vessels alone; a slice, or any set of slices without their order,
+Three tasks. *nodule*: a sphere among vessels against vessels alone; a slice, or any set of slices without their order,
 cannot tell the classes apart, the order of the slices can (see `volrec.data.phantom_geometry`). *bleed*: a bright blob
-that a single slice shows, against none.
+that a single slice shows, against none. *motion*: textured shapes drift from slice to slice, and which way they go, in
+the patient's own axes, is the class (see `volrec.data.phantom_motion`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from volrec.data.phantom_dicom import SliceWriter
 from volrec.data.phantom_geometry import FIELD_OF_VIEW, Anatomy, draw_anatomy, render
+from volrec.data.phantom_motion import DIRECTIONS, Scene, draw_scene, render_scene
 from volrec.errors import ConfigError, DataError
 from volrec.files import is_disk_full, write_atomically
 from volrec.progress import track
@@ -28,10 +30,11 @@ __all__ = ["Phantom", "draw_phantoms", "make_phantoms"]
 
 log = logging.getLogger(__name__)
 
-Task = Literal["nodule", "bleed"]
-TASKS = ("nodule", "bleed")
+Task = Literal["nodule", "bleed", "motion"]
+TASKS = ("nodule", "bleed", "motion")
 SPACING = 5.0  # mm between slices
 STEEPEST = 30.0  # degrees; gantries do not lean further
+FARTHEST = 4.0  # pixels a slice of a common drift
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Phantom:
     ----------
     study, patient : str
         Folder name and patient id.
-    anatomy : Anatomy
-        What it shows.
+    anatomy : Anatomy or Scene
+        What it shows; a scene of moving shapes (task "motion") knows its ``flow()``.
     origin : tuple of float
         Centre of the lowest slice, LPS mm.
     image_seed : tuple of int
@@ -52,13 +55,21 @@ class Phantom:
 
     study: str
     patient: str
-    anatomy: Anatomy
+    anatomy: Anatomy | Scene
     origin: tuple[float, float, float]
     image_seed: tuple[int, ...]
 
     def image(self, *, noise: float = 20.0) -> np.ndarray:
         """Return the image ``(T, H, W)`` float32 in HU, slices upwards; `noise` is its standard deviation in HU."""
-        return render(self.anatomy, np.random.default_rng(self.image_seed), noise=noise)
+        rng = np.random.default_rng(self.image_seed)
+        if isinstance(self.anatomy, Scene):
+            return render_scene(self.anatomy, rng, noise=noise)
+        return render(self.anatomy, rng, noise=noise)
+
+    @property
+    def label(self) -> int | str:
+        """What ``labels.csv`` says: 0 or 1, or a direction."""
+        return self.anatomy.direction if isinstance(self.anatomy, Scene) else int(self.anatomy.positive)
 
 
 def make_phantoms(
@@ -73,21 +84,25 @@ def make_phantoms(
     vary_spacing: bool = False,
     noise: float = 20.0,
     shuffle: bool = True,
+    directions: int = 4,
+    drift: float = 0.0,
 ) -> Path:
-    """Write a folder of DICOM CT studies with ``labels.csv`` and ``slice_labels.csv``.
+    """Write a folder of DICOM CT studies with ``labels.csv`` and, where slices have labels, ``slice_labels.csv``.
 
     A study is a folder, a patient has one study, a slice is one file. ``labels.csv`` holds ``study, patient, label``;
     ``slice_labels.csv`` holds ``study, slice`` (index from the lowest slice, as volrec orders an axial series),
-    ``z`` (third coordinate of ImagePositionPatient, mm) and ``label`` (1 where the slice shows sphere or blob).
+    ``z`` (third coordinate of ImagePositionPatient, mm) and ``label`` (1 where the slice shows sphere or blob). Task
+    "motion" has ``study, patient, direction`` and no labels of slices: none shows the class.
 
     Parameters
     ----------
     out : path
         New or empty folder.
-    task : {"nodule", "bleed"}
-        What tells the classes apart: the order of the slices, or one slice.
+    task : {"nodule", "bleed", "motion"}
+        What tells the classes apart: the order of the slices, one slice, or the way that shapes go from slice to slice.
     studies : int
-        Number of studies; every other one is positive on average, exactly half in all.
+        Number of studies; every other one is positive on average, exactly half in all. Motion: as many of each
+        direction, up to one.
     seed : int
         Same arguments, same bytes.
     size : int
@@ -102,6 +117,12 @@ def make_phantoms(
         Standard deviation of the image noise, HU.
     shuffle : bool
         File names and InstanceNumber in random order: only positions tell the order, as in many archives.
+    directions : {4, 2}
+        Task "motion": shapes go to the patient's left, right, front or back on the way to the head; 2: left or right.
+        A mirror along such an axis, or along the slices, changes the class: train with `augment.flip` empty.
+    drift : float
+        Task "motion": largest displacement that shapes and background of a study share, as if the table moved in
+        plane, pixels a slice along each axis; each study draws its own, whatever its class.
 
     Returns
     -------
@@ -116,7 +137,15 @@ def make_phantoms(
         The folder cannot be written, or the disk is full.
     """
     phantoms = draw_phantoms(
-        task=task, studies=studies, seed=seed, size=size, slices=slices, tilt=tilt, vary_spacing=vary_spacing
+        task=task,
+        studies=studies,
+        seed=seed,
+        size=size,
+        slices=slices,
+        tilt=tilt,
+        vary_spacing=vary_spacing,
+        directions=directions,
+        drift=drift,
     )
     if not 0 <= noise <= 1000:
         raise _out_of_range("noise", noise, "from 0 to 1000 HU")
@@ -128,12 +157,15 @@ def make_phantoms(
         for number, phantom in enumerate(track(phantoms, "phantoms", studies)):
             rng = np.random.default_rng((*_key(task, seed, number), 3))
             positions = _write_study(out / phantom.study, phantom, noise=noise, order=rng if shuffle else None)
-            labels.append((phantom.study, phantom.patient, int(phantom.anatomy.positive)))
-            marked = zip(positions, phantom.anatomy.slice_labels(), strict=True)
-            slice_labels += [(phantom.study, index, z, label) for index, (z, label) in enumerate(marked)]
+            labels.append((phantom.study, phantom.patient, phantom.label))
+            if isinstance(phantom.anatomy, Anatomy):
+                marked = zip(positions, phantom.anatomy.slice_labels(), strict=True)
+                slice_labels += [(phantom.study, index, z, label) for index, (z, label) in enumerate(marked)]
         # The tables come last: a folder with labels is a complete one.
-        _write_table(out / "slice_labels.csv", ("study", "slice", "z", "label"), slice_labels)
-        _write_table(out / "labels.csv", ("study", "patient", "label"), labels)
+        if slice_labels:
+            _write_table(out / "slice_labels.csv", ("study", "slice", "z", "label"), slice_labels)
+        target = "direction" if task == "motion" else "label"
+        _write_table(out / "labels.csv", ("study", "patient", target), labels)
     except OSError as error:
         full = is_disk_full(error)
         raise DataError(
@@ -155,12 +187,21 @@ def draw_phantoms(
     slices: int = 32,
     tilt: float = 0.0,
     vary_spacing: bool = False,
+    directions: int = 4,
+    drift: float = 0.0,
 ) -> Iterator[Phantom]:
     """Draw the studies that `make_phantoms` writes, one at a time; arguments as there."""
     if task not in TASKS:
         raise _out_of_range("task", task, " or ".join(repr(name) for name in TASKS))
+    if isinstance(directions, bool) or not isinstance(directions, int) or directions not in (2, 4):
+        raise _out_of_range("directions", directions, "4 or 2")
+    if not 0 <= drift <= FARTHEST:
+        raise _out_of_range("drift", drift, f"from 0 to {FARTHEST:g} pixels a slice")
+    for name, value, usual in (("directions", directions, 4), ("drift", drift, 0)):
+        if task != "motion" and value != usual:
+            raise _out_of_range(name, value, f"left out for task '{task}': nothing moves there")
     for name, value, least, most in (
-        ("studies", studies, 2, 99_999),
+        ("studies", studies, directions if task == "motion" else 2, 99_999),
         ("seed", seed, 0, 2**63),
         ("size", size, 16, 2048),
         ("slices", slices, 12, 2000),
@@ -169,14 +210,23 @@ def draw_phantoms(
             raise _out_of_range(name, value, f"a whole number from {least} to {most}")
     if not 0 <= tilt <= STEEPEST:
         raise _out_of_range("tilt", tilt, f"from 0 to {STEEPEST:g} degrees")
-    return _draw(task, studies, seed, size, slices, tilt, vary_spacing)
+    return _draw(task, studies, seed, size, slices, tilt, vary_spacing, directions, drift)
 
 
 def _draw(
-    task: Task, studies: int, seed: int, size: int, slices: int, tilt: float, vary_spacing: bool
+    task: Task,
+    studies: int,
+    seed: int,
+    size: int,
+    slices: int,
+    tilt: float,
+    vary_spacing: bool,
+    directions: int,
+    drift: float,
 ) -> Iterator[Phantom]:
-    positive = np.arange(studies) < studies // 2
-    np.random.default_rng((*_key(task, seed, studies), 0)).shuffle(positive)
+    # An entry a study: whether it is positive, or which way its shapes go.
+    classes = np.arange(studies) % directions if task == "motion" else np.arange(studies) < studies // 2
+    np.random.default_rng((*_key(task, seed, studies), 0)).shuffle(classes)
     for number in range(studies):
         key = _key(task, seed, number)
         rng = np.random.default_rng((*key, 1))
@@ -187,9 +237,13 @@ def _draw(
         # Rounded as DICOM will hold them: what is drawn is what can be read back.
         spacing = (round(step, 3), round(pixel, 4), round(pixel, 4))
         x, y, z = rng.uniform((-15, -20, -600), (15, 20, -100)).round(3).tolist()
-        anatomy = draw_anatomy(
-            rng, bool(positive[number]), task=task, shape=(slices, size, size), spacing=spacing, tilt=round(lean, 3)
-        )
+        shape, lean = (slices, size, size), round(lean, 3)
+        anatomy: Anatomy | Scene
+        if task == "motion":
+            direction = tuple(DIRECTIONS)[classes[number]]
+            anatomy = draw_scene(rng, direction, shape=shape, spacing=spacing, tilt=lean, drift=drift)
+        else:
+            anatomy = draw_anatomy(rng, bool(classes[number]), task=task, shape=shape, spacing=spacing, tilt=lean)
         yield Phantom(f"{task}-{number:05d}", f"P{number:05d}", anatomy, (x, y, z), (*key, 2))
 
 
