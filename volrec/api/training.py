@@ -100,7 +100,11 @@ def plan(
     written = given.get("network")
     other = overrides.get("network.name")
     if isinstance(written, Mapping) and other not in (None, written.get("name")):
-        given["network"] = {**written, "options": {}}  # those that stand there are another network's
+        # What stands there is another network's.
+        given["network"] = {**written, "options": {}}
+        given.pop("stages", None)
+        if _reads_what_its_paper_does(written, given.get("streams")):
+            given.pop("streams", None)
     init = {key: value for key, value in overrides.items() if key.split(".")[0] == "init"}
     given["init"] = apply_overrides(parse_config({"init": given.get("init")}, where=where), init).init.to_dict()
     inherited = inherit(given["init"]["source"], given, overrides)
@@ -145,14 +149,29 @@ def check_network(config: TrainConfig, *, init: bool = True) -> None:
     from volrec.networks.partial_bn import partial_bn
     from volrec.weights.initial import fit_source
 
-    with torch.device("meta"):  # nothing is allocated
+    def build() -> networks.SequenceNetwork:
         options: dict[str, Any] = dict(config.network.options)
-        network = networks.create(config.network.name, num_classes=1, width=config.network.width, **options)
+        with torch.device("meta"):  # nothing is allocated
+            return networks.create(config.network.name, num_classes=1, width=config.network.width, **options)
+
+    network = build()
     if config.optim.freeze:
         networks.freeze_stages(network, config.optim.freeze)
     partial_bn(network, config.optim.partial_bn)
+    for stage in config.stages:
+        if stage.freeze:
+            networks.freeze_stages(build(), stage.freeze)
     if init and config.init.source is not None:
         fit_source(network, config.init.source, first_layer=config.init.first_layer, inflate=config.init.inflate)
+
+
+def _reads_what_its_paper_does(network: Mapping[str, Any], streams: Any) -> bool:
+    """Tell whether streams that are written down are those that a plan gives that network."""
+    from volrec import networks
+
+    if not isinstance(streams, Mapping) or network.get("name") not in networks.list_networks():
+        return False
+    return list(streams.get("inputs", ["intensity"])) == list(networks.spec(str(network["name"])).streams)
 
 
 def train(

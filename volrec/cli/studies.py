@@ -22,7 +22,7 @@ from volrec.cli.shell import (
     app,
     console,
     finish,
-    pairs,
+    named,
 )
 from volrec.errors import VolrecError
 
@@ -73,6 +73,7 @@ def plan(
     config: Config = None,
     out: Annotated[Path, Parameter(help="Where the plan is written.")] = Path("plan.yaml"),
     overwrite: Annotated[bool, Parameter(negative="", help="Replace a plan that is there.")] = False,
+    network: Annotated[str | None, Parameter(help="Network by name (`volrec models`).")] = None,
     init: Init = None,
     set_: Set = None,
     keys: Annotated[bool, Parameter(negative="", help="Print every key of a plan with its meaning, and stop.")] = False,
@@ -96,9 +97,7 @@ def plan(
             where=out,
             code="plan-exists",
         )
-    overrides = pairs(set_)
-    if init is not None:
-        overrides.setdefault("init.source", init)
+    overrides = named(set_, {"network.name": network, "init.source": init})
     return finish(
         commands.plan(
             folder, labels=labels, target=target, config=config, overrides=overrides, out=out, console=console()
@@ -139,19 +138,19 @@ def train(
     """
     from volrec import commands
 
-    overrides = pairs(set_)
-    for key, value in {
-        "split.folds": folds,
-        "split.fold": fold,
-        "network.name": network,
-        "trainer.epochs": epochs,
-        "trainer.seed": seed,
-        "split.seed": seed,
-        "trainer.devices": devices,
-        "init.source": init,
-    }.items():
-        if value is not None:
-            overrides.setdefault(key, value)
+    overrides = named(
+        set_,
+        {
+            "split.folds": folds,
+            "split.fold": fold,
+            "network.name": network,
+            "trainer.epochs": epochs,
+            "trainer.seed": seed,
+            "split.seed": seed,
+            "trainer.devices": devices,
+            "init.source": init,
+        },
+    )
     if resume is not None and (overrides or any(each is not None for each in (folder, labels, target, config, out))):
         raise VolrecError(
             "a run is resumed as it was begun: no other option can be given.",
