@@ -39,11 +39,11 @@ pooling  fusion                        after the towers
 Bilinear fusion leaves no maps: 2d-2d scores each slice, and the others average over the slices too.
 
 With both towers CNN-M-2048, ReLU5, 2d-2d, no temporal branch and 101 classes: sum and max 97,236,421 parameters, concat
-172,733,893, conv 97,761,221. The paper's table has 97.31, 97.31, 172.81 and 97.58 million: the
-first three are nearest to two towers with twenty channels each (97,316,389 and 172,813,861; 181,415,562 for the mean of
-their scores, the table's 181.42). A convolution of 1x1 from 1024 to 512 channels has 524,800, while the table counts
-.27 million more than for the sum, as for 512 to 512: that figure is inconsistent. Its 6.61 million for bilinear fusion
-are one such tower (6,608,608), without the SVM.
+172,733,893, conv 97,761,221. The paper's table has 97.31, 97.31, 172.81 and 97.58 million: the first three are nearest
+to two towers with twenty channels each (97,316,389 and 172,813,861; 181,415,562 for the mean of their scores, the
+table's 181.42). A convolution of 1x1 from 1024 to 512 channels has 524,800, while the table counts .27 million more
+than for the sum, as for 512 to 512: that figure is inconsistent. Its 6.61 million for bilinear fusion are one such
+tower (6,608,608), without the SVM.
 
 Training
 --------
