@@ -7,7 +7,7 @@ from sklearn.svm import LinearSVC
 from torch.nn import functional as F
 
 from volrec.errors import ConfigError
-from volrec.networks import create, describe, spec
+from volrec.networks import create, describe
 from volrec.networks.layers.heads import head_loss
 from volrec.networks.two_stream_common import split_streams
 
@@ -244,11 +244,6 @@ class TestSVM:
         network.reset_classifier(4)
         assert network(x).shape == (2, 4)
         assert not network.svm.fitted
-
-    def test_has_a_training_after_that_of_the_streams(self):
-        assert [stage.objective for stage in narrow().training_stages] == ["labels"]
-        assert [stage.objective for stage in narrow(fusion="svm").training_stages] == ["labels", "svm"]
-        assert narrow().training_stages == spec("two-stream").training
 
     def test_refuses_weights_that_do_not_fit(self):
         with pytest.raises(ConfigError, match=r"has weights \(3, 6\), got \(3, 5\) with 3 bias"):

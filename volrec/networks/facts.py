@@ -131,6 +131,8 @@ class TrainingStage:
         Learning rate over that of the recipe.
     epochs : float
         Epochs over those of the recipe.
+    motion_weight : float
+        Weight of the loss without labels in ``"joint"``.
     why : str
         One line for the plan.
     """
@@ -140,6 +142,7 @@ class TrainingStage:
     freeze: tuple[str, ...] = ()
     lr: float = 1.0
     epochs: float = 1.0
+    motion_weight: float = 1.0
     why: str = ""
 
 

@@ -67,7 +67,7 @@ from torch.nn import functional as F
 
 from volrec.errors import ConfigError
 from volrec.networks.backbones import STEM_STRIDE, backbone_option
-from volrec.networks.facts import NetworkSpec, Option, TrainingStage
+from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import NORMS
 from volrec.networks.layers.heads import log_probabilities, split_heads
 from volrec.networks.registry import register
@@ -80,10 +80,7 @@ from volrec.networks.two_stream_common import (
     split_streams,
 )
 
-__all__ = ["SVM_STAGE", "TwoStream"]
-
-SVM_STAGE = TrainingStage("svm", "svm", why="a linear SVM on the stacked scores of both trained streams")
-"""Follows the stages of the spec where the network has ``fusion="svm"``."""
+__all__ = ["TwoStream"]
 
 SPEC = NetworkSpec(
     name="two-stream",
@@ -95,7 +92,6 @@ SPEC = NetworkSpec(
     num_classes=101,
     slicewise=True,
     streams=("intensity", "flow"),
-    training=(TrainingStage("streams", "labels", why="each tower learns from a loss of its own"),),
     summary="One 2D network on each slice, one on its motion, the mean of their scores.",
     options=OPTIONS
     | {
@@ -186,11 +182,6 @@ class TwoStream(StreamScores):
     appearance_channels, stage, backbone, stem_stride, features, subtract_mean, motion_weight, fusion, heads, norm, \
 dropout
         The options of ``spec("two-stream")``.
-
-    Attributes
-    ----------
-    training_stages : tuple of TrainingStage
-        Those of the spec, and `SVM_STAGE` where there is an SVM.
     """
 
     def __init__(
@@ -249,11 +240,6 @@ dropout
             num_classes=num_classes,
         )
         self.svm = self._new_svm(num_classes) if fusion == "svm" else None
-
-    @property
-    def training_stages(self) -> tuple[TrainingStage, ...]:
-        """The trainings that are done in turn."""
-        return SPEC.training if self.svm is None else (*SPEC.training, SVM_STAGE)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put a fresh last layer with `num_classes` outputs, of one head, in place; the SVM has to be fitted again."""

@@ -114,13 +114,15 @@ SPEC = NetworkSpec(
     num_classes=101,
     slicewise=True,
     streams=("intensity", "flow"),
+    segments=5,
     training=(
-        TrainingStage("streams", "labels", why="each tower learns from a loss of its own"),
+        TrainingStage("streams", "labels", epochs=0.6, why="each tower learns from a loss of its own"),
         TrainingStage(
             "fusion",
             "labels",
             freeze=("spatial.*", "temporal.*"),
             lr=0.1,
+            epochs=0.4,
             why="the layers from the fusion on learn, the towers stay",
         ),
     ),

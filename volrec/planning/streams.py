@@ -43,10 +43,9 @@ def plan_streams(
         f"{stack} field{'s' * (stack > 1)} a slice: an eighth of the stack, up to the {LONGEST_STACK} of the paper"
     )
     bound = round(max(1.0, PAPER_BOUND * max(height, width) / PAPER_SIDE), 1)
-    return {
-        "inputs": inputs,
-        "flow": {"method": _method(facts, height * width, reasons), "stack": stack, "bound": bound},
-    }
+    method = _method(facts, height * width, reasons)
+    order = "centred" if name == "two-stream-fusion" else "forward"
+    return {"inputs": inputs, "flow": {"method": method, "stack": stack, "order": order, "bound": bound}}
 
 
 def _method(facts: Fingerprint, pixels: float, reasons: dict[str, str]) -> str:
@@ -129,6 +128,7 @@ def plan_stages(
                 "freeze": list(stage.freeze),
                 "lr": float(f"{optim['lr'] * stage.lr:.3g}"),
                 "epochs": max(1, round(trainer["epochs"] * stage.epochs)),
+                "motion_weight": stage.motion_weight,
             }
         )
     return planned
