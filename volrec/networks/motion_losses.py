@@ -9,10 +9,9 @@ pixel : generalised Charbonnier ``(d^2 + .001^2) ^ .4`` of 255 times the differe
 smooth : ``(d^2 + .001^2) ^ .3`` of the differences along x and y of both components, in pixels of the level.
 ssim : ``1 - SSIM`` in windows of 8 x 8 that lie side by side, weighted by a Gaussian of standard deviation 4/3.
 
-The first two are means over positions that are farther from the edge than a tenth of the shorter side: what moved out of
-the picture cannot be found in it. Before all else slices are normalised locally (over channels, `normalise_locally`).
-With equal slices and no motion ssim is 0, and pixel and smooth are at their floors of .00398 and .0158 a component and
-direction.
+The first two are means over positions that are farther from the edge than a tenth of the shorter side: what moved out
+of the picture cannot be found in it. Before all else slices are normalised locally (`normalise_locally`). With equal
+slices and no motion ssim is 0, pixel at its floor of .00398, and smooth at .0158 for each component and direction.
 
 Ambiguity and the argument that settles it
 ------------------------------------------
@@ -115,7 +114,7 @@ def pixel_loss(first: Tensor, restored: Tensor) -> Tensor:
 
 
 def smoothness_loss(flow: Tensor) -> Tensor:
-    """Return how fields (N, 2, h, w) change: the sum over both components and directions, each a mean over positions."""
+    """Return how fields (N, 2, h, w) change: a mean over positions, summed over both components and directions."""
     border = _border(flow)
     changes = (_inner(flow.diff(dim=axis), border, like=flow) for axis in (-1, -2))
     # Both components have as many positions: their sum is twice their mean.

@@ -23,7 +23,7 @@ level 2             the same from smooth_conv3                                  
 ==================  ==============================================================================  =============
 
 LeakyReLU of slope .1 after the convolutions of the encoder and deconv; nothing after upsampled flow, smooth_conv and
-predict_flow; no normalisation. 42,319,860 parameters and 20.05 GMAC at 224 x 224; for two slices 41.80 M and 18.75 GMAC.
+predict_flow; no normalisation. 42,319,860 parameters and 20.05 GMAC at 224 x 224; for two slices 41.80 M and 18.75.
 
 Tiny-MotionNet is not among the paper's released files; this is the form of the re-implementation in deepethogram: conv1
 64 (7x7), conv2 128 (5x5, stride 2), conv3 256 and conv4 128 (3x3, stride 2), predict_flow4, then levels 3 (128) and 2

@@ -11,9 +11,9 @@ __all__ = ["warp"]
 def warp(image: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``warped(h, w) = image(h + y, w + x)``: backward warping with bilinear interpolation.
 
-    Where `flow` says how what lies in one slice moved to the next, and `image` is that next slice, the first is restored.
-    Displacements of whole pixels give exactly the pixels they point at. (`torch.nn.functional.grid_sample` does not: it
-    reads positions as fractions of the size, and rounds them.)
+    Where `flow` says how what lies in one slice moved to the next, and `image` is that next slice, the first is
+    restored. Displacements of whole pixels give exactly the pixels they point at. (`torch.nn.functional.grid_sample`
+    does not: it reads positions as fractions of the size, and rounds them.)
 
     Parameters
     ----------
