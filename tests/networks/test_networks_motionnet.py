@@ -4,6 +4,7 @@ import pytest
 import torch
 from moving import endpoint_errors, moving_blobs
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from volrec.errors import ConfigError
@@ -97,6 +98,38 @@ class TestBoth:
         large = torch.einsum("ph,qw,nfchw->nfcpq", doubling(large.shape[-2]), doubling(large.shape[-1]), large)
         torch.testing.assert_close(flow, large[..., :13, :20])
         torch.testing.assert_close(network(x)[0], 10 * found[0].unflatten(1, (2, 2)))
+
+    def test_computes_the_layers_of_the_table(self, kind):
+        """Level by level in float64: what is activated, what is not, and what is put side by side in which order."""
+        network = kind(2, 3, width=1 / 16).double()
+        weights = {".".join(name.split(".")[-2:]): value for name, value in network.named_parameters()}
+        x = torch.randn(1, 3, 2, 17, 32, dtype=torch.float64)
+
+        def convolve(maps, name, stride=1):
+            kernel, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+            return F.conv2d(maps, kernel, bias, stride, kernel.shape[-1] // 2)
+
+        def enlarge(maps, name):
+            return F.conv_transpose2d(maps, weights[f"{name}.weight"], weights[f"{name}.bias"], 2, 1)
+
+        def leak(maps):
+            return torch.where(maps > 0, maps, 0.1 * maps)
+
+        maps, skips = torch.cat([x[:, 0], x[:, 1], x[:, 2]], 1), {}
+        for level in range(1, network.levels + 1):
+            maps = leak(convolve(maps, f"conv{level}", stride=1 if level == 1 else 2))
+            maps = leak(convolve(maps, f"conv{level}_1")) if f"conv{level}_1.weight" in weights else maps
+            skips[level] = maps
+        field = convolve(maps, f"predict_flow{network.levels}")
+        expected = {network.levels: field}
+        for level in range(network.levels - 1, 1, -1):
+            rows, columns = skips[level].shape[-2:]
+            parts = (leak(enlarge(maps, f"deconv{level}")), enlarge(field, f"upsample_flow{level + 1}to{level}"))
+            maps = torch.cat([skips[level], *(part[..., :rows, :columns] for part in parts)], 1)
+            maps = convolve(maps, f"smooth_conv{level}")
+            field = expected[level] = convolve(maps, f"predict_flow{level}")
+        for level, flow in enumerate(network(x), 2):
+            torch.testing.assert_close(flow.flatten(1, 2), 20 / 2 ** (level - 1) * expected[level])
 
     def test_flow_stays_within_twenty_pixels(self, kind):
         network = kind(1, 2, width=1 / 16)
