@@ -314,6 +314,14 @@ class TestNetworkWithin:
         exported = torch.export.export(network, (x,)).module()
         torch.testing.assert_close(exported(x), logits)
 
+    @pytest.mark.parametrize("within", [None, "slice-mean"])
+    def test_exports_with_an_open_batch(self, within):
+        network = narrow(temporal_network=within).eval()
+        x = torch.randn(2, 1, 7, 35, 36)
+        exported = torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+        other = torch.randn(3, 1, 7, 35, 36)
+        torch.testing.assert_close(exported(other), network(other), rtol=1e-4, atol=1e-5)
+
     def test_every_step_counts(self):
         network = narrow(temporal_network="c3d", use_spatial=False, width=1 / 8).eval()
         x = torch.randn(1, 1, 9, 32, 32)

@@ -75,10 +75,11 @@ def test_continues_the_edge_outside_of_the_picture():
 
 def test_a_displacement_that_is_no_number_is_invalid_and_touches_no_other_pixel():
     image, flow = torch.randn(1, 2, 4, 5), torch.zeros(1, 2, 4, 5)
-    flow[0, 0, 1, 2], flow[0, 1, 3, 3] = float("nan"), float("inf")
+    flow[0, 0, 1, 2] = flow[0, 1, 2, 0] = float("nan")
+    flow[0, 1, 3, 3] = float("inf")
     warped, valid = warp(image, flow)
-    assert (~valid).nonzero()[:, 2:].tolist() == [[1, 2], [3, 3]]
-    assert warped[:, :, 1, 2].isnan().all()
+    assert (~valid).nonzero()[:, 2:].tolist() == [[1, 2], [2, 0], [3, 3]]
+    assert warped[:, :, 1, 2].isnan().all() and warped[:, :, 2, 0].isnan().all()
     assert torch.equal(warped[valid.expand_as(warped)], image[valid.expand_as(image)])
 
 

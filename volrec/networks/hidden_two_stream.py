@@ -2,20 +2,20 @@
 
 Y. Zhu, Z. Lan, S. Newsam, A. Hauptmann, "Hidden Two-Stream Convolutional Networks for Action Recognition", ACCV 2018.
 
-==========  ============================================================================  ==============
-block       operation                                                                     out
-==========  ============================================================================  ==============
-input       BGR less (104, 117, 123), over 255                                            3 x 11 x 224 x 224
-motion      MotionNet (`volrec.networks.motionnet`) on the 11 slices: predict_flow2 x 20,  20 x 224 x 224
+==========  =============================================================================  ==================
+block       operation                                                                      out
+==========  =============================================================================  ==================
+input       BGR less (104, 117, 123), over 255                                             3 x 11 x 224 x 224
+motion      MotionNet (`volrec.networks.motionnet`) on all slices: predict_flow2 x 20,     20 x 224 x 224
             clipped to +-20 pixels, enlarged twice
-hand-over   (+ 20) x 255 / 40 - 128: as if read from pictures of 8 bits                   20 x 224 x 224
-temporal    VGG-16 up to fc7 on the 10 fields (x, y, x, y …)                              4096
-spatial     VGG-16 up to fc7 on the middle slice                                          4096
-classifier  a last layer for each                                                         2 x 101
-fusion      ReLU, L1-normalised; spatial + 1.5 x temporal                                 101
-==========  ============================================================================  ==============
+hand-over   (+ 20) x 255 / 40 - 128: as if read from pictures of 8 bits                    20 x 224 x 224
+temporal    VGG-16 up to fc7 on the 10 fields (x, y, x, y …)                               4096
+spatial     VGG-16 up to fc7 on the middle slice                                           4096
+classifier  a last layer for each                                                          2 x 101
+fusion      ReLU, L1-normalised; spatial + 1.5 x temporal                                  101
+==========  =============================================================================  ==================
 
-MotionNet 42.32 M parameters and 20.05 GMAC, with the temporal stream 177.0 M and 36.1 GMAC ("stacked temporal stream",
+MotionNet 42.32 M parameters and 20.05 GMAC, with the temporal stream 177.0 M and 36.0 GMAC ("stacked temporal stream",
 ``use_spatial=False``), with both 311.7 M and 51.5 GMAC for a stack of 11 slices.
 
 Training (``spec("hidden-two-stream").training``) is in stages, of which a user may leave some out. MotionNet learns to
@@ -248,19 +248,20 @@ class HiddenTwoStream(SequenceNetwork):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return features (B, F) of clips (B, C, T, H, W): those of the spatial stream, then of the temporal one."""
-        batch, slices = len(x), x.shape[2]
+        batch, slices = x.shape[0], x.shape[2]
+        starts = _starts(slices, self.fields)
         if self.reads_sequence:
             sequence = self._all_fields(x).transpose(1, 2) / BOUND
             temporal = self.temporal.forward_head(self.temporal.forward_features(sequence), pre_logits=True)
         else:
             maps = self.temporal.forward_maps(self._hand_over(self.motion.flow(self._stacks(x))))
-            maps = pass_as_block(maps, self.temporal_maps, batch=batch, slices=len(maps) // batch)
-            temporal = self.temporal.forward_tail(maps).unflatten(0, (batch, -1)).mean(1)
+            maps = pass_as_block(maps, self.temporal_maps, batch=batch, slices=len(starts))
+            temporal = self.temporal.forward_tail(maps).unflatten(0, (batch, len(starts))).mean(1)
         if self.spatial is None:
             return temporal
-        middles = [_inside(start + (self.fields + 1) // 2, slices) for start in _starts(slices, self.fields)]
+        middles = [_inside(start + (self.fields + 1) // 2, slices) for start in starts]
         seen = x.index_select(2, torch.tensor(middles, device=x.device)).transpose(1, 2).flatten(0, 1)
-        return torch.cat([self.spatial(seen).unflatten(0, (batch, -1)).mean(1), temporal], 1)
+        return torch.cat([self.spatial(seen).unflatten(0, (batch, len(starts))).mean(1), temporal], 1)
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return scores (B, num_classes) of features (B, F); see the head of this file for those of fused streams."""
@@ -332,15 +333,13 @@ class HiddenTwoStream(SequenceNetwork):
 
     def _all_fields(self, x: Tensor) -> Tensor:
         """Return the fields of clips one after another, (B, max(T, 2) - 1, 2, H, W), in voxels."""
-        steps = max(x.shape[2], 2) - 1
+        batch, steps, starts = x.shape[0], max(x.shape[2], 2) - 1, _starts(x.shape[2], self.fields)
         # What windows say of steps before the first and after the last slice goes to a place behind the others.
         places = [
-            start + place if 0 <= start + place < steps else steps
-            for start in _starts(x.shape[2], self.fields)
-            for place in range(self.fields)
+            start + place if 0 <= start + place < steps else steps for start in starts for place in range(self.fields)
         ]
-        found = self.motion.flow(self._stacks(x)).unflatten(0, (len(x), -1)).flatten(1, 2)
-        total = found.new_zeros(len(x), steps + 1, *found.shape[2:])
+        found = self.motion.flow(self._stacks(x)).unflatten(0, (batch, len(starts))).flatten(1, 2)
+        total = found.new_zeros(batch, steps + 1, *found.shape[2:])
         total = total.index_add(1, torch.tensor(places, device=x.device), found)[:, :steps]
         counts = torch.tensor([places.count(step) for step in range(steps)], device=x.device)
         return total / counts[:, None, None, None]

@@ -84,7 +84,7 @@ def motion_loss(slices: Tensor, flows: Sequence[Tensor], *, scale_weights: str =
     total = pictures.new_zeros(())
     for level, flow in enumerate(flows, 2):
         # Halved with rounding up, as the network does; a last row or column that is alone stays as it is.
-        pictures = F.avg_pool2d(pictures, 2, ceil_mode=True, count_include_pad=False)
+        pictures = F.avg_pool2d(pictures, 2, ceil_mode=True)
         stacks = pictures.unflatten(0, (batch, count))
         first, second = (part.flatten(0, 1) for part in (stacks[:, :-1], stacks[:, 1:]))
         field = flow.to(wide).flatten(0, 1)
