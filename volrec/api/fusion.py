@@ -155,7 +155,7 @@ def fuse(
     from volrec.evaluation import evaluate_scores, fit_rule
     from volrec.inference.fused import FusedFolder, check_leak, open_sources
     from volrec.inference.fusion import check_stage, fused_table
-    from volrec.inference.joining import check_alike, join_tables
+    from volrec.inference.joining import check_alike, check_folds, join_tables
 
     wanted = _wanted(len(runs), weights=weights, stage=stage, method=method, preset=preset, as_given=as_given)
     sources = open_sources([run.path if isinstance(run, Run) else run for run in runs])
@@ -167,6 +167,7 @@ def fuse(
     tables = [source.run.scores() for source in sources]
     named = [source.named(table) for source, table in zip(sources, tables, strict=True)]
     check_alike(named)
+    check_folds(named)
     check_leak(sources, tables, learned=("train", "validation") if part == "test" else ("train",))
     first = sources[0]
     naming: dict[str, Any] = {"task": first.task, "classes": first.classes, "targets": first.targets}

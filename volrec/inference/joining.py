@@ -17,7 +17,7 @@ from volrec.errors import RunError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Joined", "RunTable", "check_alike", "join_tables", "some_names"]
+__all__ = ["Joined", "RunTable", "check_alike", "check_folds", "join_tables", "some_names"]
 
 MOST_NAMED = 5
 SAME_SPLITS = "Fuse runs with the same splits (the same labels, folds and split.seed)."
@@ -113,6 +113,25 @@ def check_alike(runs: Sequence[RunTable]) -> None:
                     )
 
 
+def check_folds(runs: Sequence[RunTable]) -> None:
+    """Make sure that all runs have the same folds, or none.
+
+    Raises
+    ------
+    RunError
+        With the folds of two that differ.
+    """
+    found = [set(run.table["fold"].astype(str)) if "fold" in run.table else set() for run in runs]
+    for run, folds in zip(runs[1:], found[1:], strict=True):
+        if folds != found[0]:
+            seen = [", ".join(sorted(each, key=_natural)) or "none" for each in (found[0], folds)]
+            raise RunError(
+                f"{runs[0].name} and {run.name} were divided differently: their folds are {seen[0]} and {seen[1]}.",
+                remedy=SAME_SPLITS,
+                code="other-splits",
+            )
+
+
 def join_tables(runs: Sequence[RunTable], *, logits: bool) -> Joined:
     """Bring the scores of the same studies together, by study, fold and name of the class.
 
@@ -132,6 +151,7 @@ def join_tables(runs: Sequence[RunTable], *, logits: bool) -> Joined:
     import pandas as pd
 
     check_alike(runs)
+    check_folds(runs)
     first = runs[0]
     logits = logits and first.task != "regression"
     places = [_places(run) for run in runs]
@@ -189,14 +209,6 @@ def _places(run: RunTable) -> dict[Key, int]:
 def _check_studies(runs: Sequence[RunTable], places: Sequence[Mapping[Key, int]]) -> None:
     """Make sure that all runs score the same studies in the same folds."""
     for run, own in zip(runs[1:], places[1:], strict=True):
-        folds, others = ({fold for fold, _ in each} for each in (places[0], own))
-        if folds != others:
-            seen = [", ".join(sorted(filter(None, each), key=_natural)) or "none" for each in (folds, others)]
-            raise RunError(
-                f"{runs[0].name} and {run.name} were divided differently: their folds are {seen[0]} and {seen[1]}.",
-                remedy=SAME_SPLITS,
-                code="other-splits",
-            )
         for lacking, theirs, having, ours in ((run, own, runs[0], places[0]), (runs[0], places[0], run, own)):
             gone = [key for key in ours if key not in theirs]
             if not gone:
