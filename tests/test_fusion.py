@@ -199,7 +199,7 @@ def test_runs_that_do_not_fit_are_named(pair: list[Path], tmp_path: Path) -> Non
         ({"preset": "tsn", "stage": "softmax"}, "a preset is weights and a stage"),
         ({"preset": "tsm"}, "no preset 'tsm'.*tsn"),
         ({"as_given": True}, "only logits can be summed"),
-        ({"weights": [1, 2, 3]}, "3 weights for 2 runs"),
+        ({"weights": [1, 2, 3]}, "number of weights is 3, that of runs 2"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(
@@ -215,6 +215,24 @@ def test_the_preset_of_a_paper_is_its_weights_and_stage(pair: list[Path], tmp_pa
     by_hand = volrec.fuse(pair, tmp_path / "hand", weights=[1, 1.5], stage="logits")
     pd.testing.assert_frame_equal(preset.scores, by_hand.scores)
     assert preset.rule.stage == "logits"
+
+
+def test_quantities_are_averaged_in_their_own_units(pair: list[Path], tmp_path: Path) -> None:
+    for path in pair:
+        run, (member,) = RunFolder(path), RunFolder(path).members
+        member.card_path.write_text(json.dumps({"task": "regression", "targets": ["volume"], "classes": []}))
+        rng = np.random.default_rng(len(path.name))
+        for name in ("scores", "validation_scores"):
+            table = run.read_table(name)[["study", "patient"]]
+            run.write_table(name, table.assign(volume=np.arange(12.0), score_volume=100 * rng.random(12)))
+    fused = volrec.fuse(pair, tmp_path / "both", weights=[1, 3])
+    ct, flow = (RunFolder(path).scores()["score_volume"] for path in pair)
+    np.testing.assert_allclose(fused.scores["score_volume"], (ct + 3 * flow) / 4)
+    assert fused.metrics["metrics"]["mae"]["low"] is not None
+    with pytest.raises(ConfigError, match="'logits' has no meaning for quantities"):
+        volrec.fuse(pair, tmp_path / "other", stage="logits")
+    with pytest.raises(ConfigError, match="needs classes"):
+        volrec.fuse(pair, tmp_path / "other", method="svm")
 
 
 def test_a_fused_run_is_found_after_a_move_and_refused_after_a_change(

@@ -197,7 +197,7 @@ def test_presets_are_the_published_rules() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ((1,), "there are 1 weights for 2 runs.*in this order: a, b"),
+        ((1,), "number of weights is 1, that of runs 2.*in this order: a, b"),
         ((1, -1), "must be at least 0"),
         ((0, 0), "not all 0"),
         ((1, np.nan), "got 1, nan"),

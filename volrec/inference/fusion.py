@@ -128,7 +128,7 @@ def check_weights(weights: Sequence[float], runs: Sequence[str]) -> np.ndarray:
     """
     found = np.asarray(list(weights), dtype=np.float64)
     if len(found) != len(runs):
-        problem = f"there are {len(found)} weights for {len(runs)} runs."
+        problem = f"the number of weights is {len(found)}, that of runs {len(runs)}."
         remedy = f"Give one a run, in this order: {', '.join(runs)}."
     elif not np.isfinite(found).all() or (found < 0).any() or not found.sum() > 0:
         problem = f"weights must be at least 0 and not all 0, got {', '.join(f'{weight:g}' for weight in found)}."

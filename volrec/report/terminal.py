@@ -58,7 +58,7 @@ def compared(task: str, metric: str = "auto") -> tuple[str, ...]:
     from volrec.evaluation import default_metric
 
     first = default_metric(task) if metric == "auto" else metric
-    usual = ("mae",) if task == "regression" else ("accuracy", "balanced_accuracy")
+    usual = ("mae",) if task == "regression" else ("balanced_accuracy", "accuracy")
     return tuple(dict.fromkeys((first, *usual)))
 
 
