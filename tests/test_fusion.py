@@ -109,13 +109,18 @@ def test_a_fused_run_holds_its_rule_scores_and_metrics(pair: list[Path], tmp_pat
     assert [run.path.resolve() for run in loaded.runs] == pair
 
 
-def test_a_run_with_its_classes_in_another_order_fuses_to_the_same(pair: list[Path], tmp_path: Path) -> None:
-    turned = make_run(tmp_path / "turned", seed=1, classes=TURNED).path
-    plain: dict[str, Any] = {}
-    for method in ("weights", "learned", "svm"):
-        plain = volrec.fuse(pair, tmp_path / method, method=method).metrics
-        other = volrec.fuse([pair[0], turned], tmp_path / f"{method}-turned", method=method).metrics
-        assert other["metrics"] == plain["metrics"]
+@pytest.mark.parametrize("method", ["weights", "learned", "svm"])
+def test_a_run_with_its_classes_in_another_order_fuses_to_the_same(
+    method: str, pair: list[Path], tmp_path: Path
+) -> None:
+    turned = [make_run(tmp_path / f"turned-{seed}", seed=seed, classes=TURNED).path for seed in (0, 1)]
+    plain = volrec.fuse(pair, tmp_path / "plain", method=method)
+    other = volrec.fuse([pair[0], turned[1]], tmp_path / "other", method=method)
+    assert other.metrics["metrics"] == plain.metrics["metrics"]
+    first = volrec.fuse([turned[0], pair[1]], tmp_path / "first", method=method)
+    names = [column for column in first.scores if column.startswith("score_")]
+    assert names == [f"score_{name}" for name in TURNED]
+    pd.testing.assert_frame_equal(first.scores[list(plain.scores.columns)], plain.scores, rtol=1e-9)
 
 
 @pytest.mark.parametrize("folds", [0, 3])
