@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 WIDE = 130
 """Columns from which the table of networks names the options instead of counting them."""
+MIDDLING = 100
+"""Columns from which runs are compared by three metrics, each with its interval on one line."""
 MOST_LAYERS = 64
 """Layers of a network up to which each has a line of its own."""
 
 __all__ = [
     "demo",
     "evaluate",
+    "fuse",
     "import_weights",
     "inspect",
     "learn_weights",
@@ -234,6 +237,39 @@ def predict(run: Path, folder: Path, *, out: Path, device: str, console: Console
     for warning, count in warned.value_counts().items():
         _say(console, f"warning, {count} of {len(table)}: {warning}")
     return problems
+
+
+def fuse(
+    runs: Sequence[Path],
+    *,
+    out: Path | None,
+    weights: Sequence[float] | None,
+    stage: str | None,
+    method: str,
+    preset: str | None,
+    as_given: bool,
+    console: Console,
+) -> None:
+    """Fuse runs and print each one's metrics beside the fused ones."""
+    made = api.fuse(runs, out, weights=weights, stage=stage, method=method, preset=preset, as_given=as_given)
+    found, first = made.metrics, made.runs[0].config.protocol.metric
+    names = terminal.compared(found["task"], first)[: 2 if console.width < MIDDLING else None]
+    given = made.weights or {}
+    rows = [
+        (name, f"{given[name]:.3g}" if name in given else "-", *(terminal.interval(one.get(key)) for key in names))
+        for name, one in found["runs"].items()
+    ]
+    rows.append(("fused", "", *(terminal.interval(found["metrics"].get(key)) for key in names)))
+    headings = ("run", "weight", *(terminal.NAMES.get(key, key.replace("_", " ")) for key in names))
+    how = "svm on probabilities" if method == "svm" else f"{method} at stage {found['stage']}"
+    how = "weighted values" if found["task"] == "regression" else how
+    title = f"{found['studies']} {found['part']} studies of {found['patients']} patients; {how}"
+    terminal.print_rows(headings, rows, console, title=title, plain=True)
+    if len(made.rule.parts) > 1:
+        _say(console, "Fitted fold by fold" + ("; the weights shown are the mean over folds." if given else "."))
+    if found["part"] == "validation":
+        _say(console, "These studies chose the weights of the runs: expect less on others.")
+    _say(console, f"Fused run: {made.path}\nNext: volrec predict {made.path} FOLDER")
 
 
 def demo(out: Path, *, seed: int, console: Console) -> list[Problem]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 from studies import write_study
 from torch import nn
 
@@ -81,7 +82,7 @@ def labelled(folder: Path, **options: Any) -> Labels:
 def test_every_study_gets_a_row_with_the_score_that_the_store_would_give(tmp_path: Path, folder: Path) -> None:
     run = make_run(tmp_path / "run", members=2)
     table, problems = predict_folder(run.path, folder, device="cpu")
-    assert list(table.columns) == ["study", "patient", "score_1", "clips", "warning"]
+    assert list(table.columns) == ["study", "patient", "score_1", "logit_1", "clips", "warning"]
     assert table["study"].tolist() == ["p0", "p1", "p2"]
     assert not [problem for problem in problems if problem.fatal]
     assert (table["warning"] == "").all()
@@ -180,7 +181,7 @@ def test_a_folder_whose_studies_all_fail_gives_an_empty_table(
 
     monkeypatch.setattr(folders, "_decode", faulty)
     table, problems = predict_folder(make_run(tmp_path / "run"), folder, device="cpu")
-    assert list(table.columns) == ["study", "patient", "score_1", "clips", "warning"]
+    assert list(table.columns) == ["study", "patient", "score_1", "logit_1", "clips", "warning"]
     assert len(table) == 0
     assert len([problem for problem in problems if problem.fatal]) == 3
 
@@ -189,7 +190,7 @@ def test_labelled_studies_keep_their_labels_beside_the_scores(tmp_path: Path, fo
     run = make_run(tmp_path / "run")
     table, problems = score_cohort(run, labelled(folder), device="cpu")
     assert problems == []
-    assert list(table.columns) == ["study", "patient", "bleed", "score_1", "clips", "warning"]
+    assert list(table.columns) == ["study", "patient", "bleed", "score_1", "logit_1", "clips", "warning"]
     assert table["bleed"].tolist() == ["0", "1", "0"]
     np.testing.assert_array_equal(table["score_1"], predict_folder(run, folder, device="cpu")[0]["score_1"])
 
@@ -259,12 +260,36 @@ def test_score_tables_put_facts_before_scores() -> None:
     rows = [
         (
             {"study": "a", "patient": "b", "fold": "fold-0", "kind": "x"},
-            StudyScore(np.array([0.25, 0.75]), np.zeros(2), 3),
+            StudyScore(np.array([0.25, 0.75]), np.array([1.0, 2.0]), 3),
         )
     ]
     table = score_table(
         rows, task="multiclass", classes=["x", "y"], targets=["kind"], leading=("study", "patient", "fold")
     )
     assert table.to_dict("records") == [
-        {"study": "a", "patient": "b", "fold": "fold-0", "kind": "x", "score_x": 0.25, "score_y": 0.75, "clips": 3}
+        {
+            "study": "a",
+            "patient": "b",
+            "fold": "fold-0",
+            "kind": "x",
+            "score_x": 0.25,
+            "score_y": 0.75,
+            "logit_x": 1.0,
+            "logit_y": 2.0,
+            "clips": 3,
+        }
     ]
+
+
+def test_a_row_a_member_averages_to_the_row_of_the_study(tmp_path: Path, folder: Path) -> None:
+    run = make_run(tmp_path / "run", members=2)
+    whole, _ = predict_folder(run, folder, device="cpu")
+    each, _ = predict_folder(run, folder, device="cpu", by_member=True)
+    assert each[["study", "fold"]].to_numpy().tolist() == [[p, f] for p in whole["study"] for f in ("fold-0", "fold-1")]
+    assert each["score_1"].nunique() == 6
+    np.testing.assert_allclose(each.groupby("study")["score_1"].mean(), whole["score_1"], rtol=1e-12)
+    np.testing.assert_allclose(expit(each["logit_1"]), each["score_1"], rtol=1e-12)
+    np.testing.assert_allclose(expit(whole["logit_1"]), whole["score_1"], rtol=1e-12)
+    labelled_rows, _ = score_cohort(run, labelled(folder), device="cpu", by_member=True)
+    assert labelled_rows["score_1"].tolist() == each["score_1"].tolist()
+    assert labelled_rows["bleed"].tolist() == ["0", "0", "1", "1", "0", "0"]

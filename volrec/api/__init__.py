@@ -1,7 +1,8 @@
-"""The public functions, each a few calls into the rooms: studies and runs, training, weights."""
+"""The public functions, each a few calls into the rooms: studies and runs, training, weights, fusion."""
 
 from __future__ import annotations
 
+from volrec.api.fusion import FusedRun, fuse
 from volrec.api.settings import ConfigLike, recipe_folders
 from volrec.api.studies import Run, evaluate_run, index, load, make_phantoms, read_volume
 from volrec.api.training import Plan, check_network, plan, resume, train
@@ -17,12 +18,14 @@ from volrec.api.weights import (
 
 __all__ = [
     "ConfigLike",
+    "FusedRun",
     "ImagePlan",
     "Plan",
     "Run",
     "WeightsRun",
     "check_network",
     "evaluate_run",
+    "fuse",
     "import_weights",
     "index",
     "load",

@@ -12,13 +12,14 @@ from volrec.errors import ConfigError, LabelsError, Problem
 if TYPE_CHECKING:
     import pandas as pd
 
+    from volrec.api.fusion import FusedRun
     from volrec.data.index import StudyIndex
     from volrec.data.labels import Cohort
     from volrec.io import Volume
     from volrec.networks import SequenceNetwork
     from volrec.runs import RunFolder
 
-__all__ = ["Run", "evaluate_run", "index", "load", "make_phantoms", "read_volume"]
+__all__ = ["Run", "evaluate_run", "index", "load", "make_phantoms", "read_volume", "score_labelled"]
 
 
 def index(folder: Path | str, *, jobs: int = 0, refresh: bool = False) -> StudyIndex:
@@ -87,16 +88,21 @@ def make_phantoms(out: Path | str, *, task: Literal["nodule", "bleed", "motion"]
     return make(out, task=task, **options)
 
 
-def load(path: Path | str) -> Run:
-    """Open a run folder.
+def load(path: Path | str) -> Run | FusedRun:
+    """Open a run folder, or a folder that `volrec.fuse` wrote.
 
     Raises
     ------
     RunError
         It is no run folder, or holds no finished member.
     """
+    from volrec.inference.fused import FusedFolder
     from volrec.runs import RunFolder
 
+    if FusedFolder(path).exists:
+        from volrec.api.fusion import FusedRun
+
+        return FusedRun(FusedFolder(path))
     folder = RunFolder.open(path)
     folder.config  # noqa: B018  (raises for a run of another command, before something is scored with it)
     return Run(folder)
@@ -167,9 +173,15 @@ class Run:
         """Metrics with 95 % intervals, of the run's own test studies or of another folder with labels."""
         return evaluate_run(self, folder, labels=labels)[0]
 
+    def _score_labelled(
+        self, folder: Path | str, labels: Path | str | None, *, include_training: bool
+    ) -> tuple[pd.DataFrame, dict[str, Any], list[Problem]]:
+        splits = None if include_training else self.folder.read_table("splits")
+        return score_labelled(self, folder, labels, splits=splits)
+
 
 def evaluate_run(
-    run: Run,
+    run: Run | FusedRun,
     folder: Path | str | None = None,
     *,
     labels: Path | str | None = None,
@@ -179,7 +191,7 @@ def evaluate_run(
 
     Parameters
     ----------
-    run : Run
+    run : Run or FusedRun
         A finished run.
     folder, labels : path, optional
         Other studies and their table.
@@ -199,19 +211,59 @@ def evaluate_run(
     LabelsError
         When training saw every study.
     """
-    from volrec.data.index import index as scan
-    from volrec.data.labels import join
     from volrec.evaluation import evaluate_scores
-    from volrec.inference import score_cohort
 
     if folder is None:
         return run.metrics, []
+    scores, naming, problems = run._score_labelled(folder, labels, include_training=include_training)
+    return evaluate_scores(scores, **naming), problems
+
+
+def score_labelled(
+    run: Run,
+    folder: Path | str,
+    labels: Path | str | None,
+    *,
+    splits: pd.DataFrame | None,
+    by_member: bool = False,
+) -> tuple[pd.DataFrame, dict[str, Any], list[Problem]]:
+    """Score the studies of a folder that have a label.
+
+    Parameters
+    ----------
+    run : Run
+        A run; its settings choose series and read labels.
+    folder, labels : path
+        Studies; their table, or None for ``labels.csv`` in the folder.
+    splits : DataFrame, optional
+        Studies and patients that these splits trained or validated on are left out, which is said.
+    by_member : bool
+        As for `volrec.inference.score_cohort`.
+
+    Returns
+    -------
+    table : DataFrame
+        As of `volrec.inference.score_cohort`.
+    naming : dict
+        ``task, classes, targets``.
+    problems : list of Problem
+        Quarantined studies, and a line on those left out.
+
+    Raises
+    ------
+    LabelsError
+        When training saw every study.
+    """
+    from volrec.data.index import index as scan
+    from volrec.data.labels import join
+    from volrec.inference import score_cohort
+
     config = run.config
     table = labels if labels is not None else _labels_beside(folder)
     data = config.data.model_copy(update={"folder": str(folder), "labels": str(table)})
     found = scan(folder, series=config.data.series, missing_slices=config.data.missing_slices)
     cohort = join(found, table, data)
-    seen = set() if include_training else _seen_in_training(run, cohort)
+    seen = set() if splits is None else _seen_in_training(splits, cohort)
     left = tuple(case for case in cohort.cases if case.study not in seen)
     if not left:
         raise LabelsError(
@@ -220,7 +272,7 @@ def evaluate_run(
             where=folder,
             code="leak",
         )
-    scores, problems = score_cohort(run.folder, replace(cohort, cases=left))
+    scores, problems = score_cohort(run.folder, replace(cohort, cases=left), by_member=by_member)
     if seen:
         problems.append(
             Problem(
@@ -232,13 +284,12 @@ def evaluate_run(
                 fatal=False,
             )
         )
-    metrics = evaluate_scores(scores, task=cohort.task, classes=cohort.classes, targets=cohort.targets)
-    return metrics, [*found.problems, *cohort.problems, *problems]
+    naming = {"task": cohort.task, "classes": cohort.classes, "targets": cohort.targets}
+    return scores, naming, [*found.problems, *cohort.problems, *problems]
 
 
-def _seen_in_training(run: Run, cohort: Cohort) -> set[str]:
+def _seen_in_training(splits: pd.DataFrame, cohort: Cohort) -> set[str]:
     """Return the studies that any member of the run learned or chose its weights from, by study and patient."""
-    splits = run.folder.read_table("splits")
     used = splits[splits["part"] != "test"]
     studies, patients = set(used["study"]), set(used["patient"])
     return {case.study for case in cohort.cases if case.study in studies or case.patient in patients}

@@ -1,12 +1,13 @@
 """Metrics with intervals: functions of scores and labels, nothing else.
 
 `evaluate_scores` turns a score table into numbers with bootstrap intervals over patients; `study_metric` is the one
-number that training watches; the ``*_points`` functions feed the plots.
+number that training watches; the ``*_points`` functions feed the plots; `fit_rule` makes a rule of fusion.
 """
 
 from __future__ import annotations
 
 from volrec.evaluation.curves import calibration_points, confusion, pr_points, roc_points
+from volrec.evaluation.fitting import fit_rule
 from volrec.evaluation.metrics import default_metric, higher_is_better, metric_names, study_metric
 from volrec.evaluation.tables import evaluate_scores, read_columns, score_columns
 
@@ -15,6 +16,7 @@ __all__ = [
     "confusion",
     "default_metric",
     "evaluate_scores",
+    "fit_rule",
     "higher_is_better",
     "metric_names",
     "pr_points",

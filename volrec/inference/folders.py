@@ -37,6 +37,10 @@ AHEAD = 2
 """Studies decoded while one is scored: what is held in memory does not grow with their number."""
 
 
+LEADING = ("study", "patient")
+BY_MEMBER = (*LEADING, "fold")
+
+
 @dataclass(frozen=True)
 class _Chosen:
     """A study with the series that suits the run."""
@@ -52,6 +56,7 @@ def predict_folder(
     *,
     device: torch.device | str | None = None,
     jobs: int = 0,
+    by_member: bool = False,
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """Score every study of a folder with all finished members of a run.
 
@@ -65,12 +70,14 @@ def predict_folder(
         None takes the best there is.
     jobs : int
         Processes for reading headers and compressed pixels; 0 takes the processors at hand.
+    by_member : bool
+        A row a study and member instead of their average, with the member's name in a column ``fold``.
 
     Returns
     -------
     DataFrame
-        A row a study: ``study, patient, score_…, clips, warning``. The warning says where a study differs from those
-        of the training, and is empty otherwise.
+        A row a study: ``study, patient, score_…, logit_…, clips, warning``. The warning says where a study differs from
+        those of the training, and is empty otherwise.
     list of Problem
         What was assumed, and the studies that could not be read or scored: they are in no row.
 
@@ -87,14 +94,15 @@ def predict_folder(
     found = index(folder, series=contract.series, missing_slices=contract.missing_slices, jobs=jobs)
     studies = [_suited(record, contract) for record in found.studies]
     problems = list(found.problems)
-    rows = []
+    rows: list[tuple[dict[str, Any], StudyScore]] = []
     for study, result in score_studies(members, studies, jobs=jobs):
         if isinstance(result, Problem):
             problems.append(result)
             continue
         facts = {"study": study.study, "patient": study.patient, "warning": _warning(study.series, contract)}
-        rows.append((facts, result))
-    table = score_table(rows, task=contract.task, classes=contract.classes, targets=contract.targets)
+        rows += _rows(facts, result, members, by_member=by_member)
+    naming: dict[str, Any] = {"task": contract.task, "classes": contract.classes, "targets": contract.targets}
+    table = score_table(rows, **naming, leading=BY_MEMBER if by_member else LEADING)
     if "warning" not in table:
         table["warning"] = pd.Series(dtype=str)
     return table, problems
@@ -106,12 +114,13 @@ def score_cohort(
     *,
     device: torch.device | str | None = None,
     jobs: int = 0,
+    by_member: bool = False,
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """Score labelled studies with all finished members of a run.
 
     Parameters
     ----------
-    run, device, jobs
+    run, device, jobs, by_member
         As for `predict_folder`.
     cohort : Cohort
         Studies with labels; task, targets and classes must be the run's.
@@ -143,15 +152,17 @@ def score_cohort(
                 where=run.path,
                 code="other-labels",
             )
-    rows, problems = [], []
+    rows: list[tuple[dict[str, Any], StudyScore]] = []
+    problems: list[Problem] = []
     naming: dict[str, Any] = {"task": contract.task, "classes": contract.classes, "targets": contract.targets}
     for case, result in score_studies(members, cohort.cases, jobs=jobs):
         if isinstance(result, Problem):
             problems.append(result)
             continue
-        facts = {"study": case.study, "patient": case.patient, **target_values(case, **naming)}
-        rows.append(({**facts, "warning": _warning(case.series, contract)}, result))
-    return score_table(rows, **naming), problems
+        facts: dict[str, Any] = {"study": case.study, "patient": case.patient, **target_values(case, **naming)}
+        facts["warning"] = _warning(case.series, contract)
+        rows += _rows(facts, result, members, by_member=by_member)
+    return score_table(rows, **naming, leading=BY_MEMBER if by_member else LEADING), problems
 
 
 def score_studies(
@@ -199,6 +210,16 @@ def score_studies(
         finally:
             for _, volume in waiting:
                 volume.cancel()
+
+
+def _rows(
+    facts: dict[str, Any], result: StudyScore, members: Sequence[LoadedMember], *, by_member: bool
+) -> list[tuple[dict[str, Any], StudyScore]]:
+    """Return the row of a study, or one for each member."""
+    if not by_member:
+        return [(facts, result)]
+    each = result.members or (result,)
+    return [({**facts, "fold": member.name}, one) for member, one in zip(members, each, strict=True)]
 
 
 def _decode(study: HasSeries, contract: Contract, jobs: int) -> StoredVolume:

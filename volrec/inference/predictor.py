@@ -47,12 +47,15 @@ class StudyScore:
         Clips that were pooled.
     per_slice : ndarray, optional
         (T, K') float64: scores of every slice alone, NaN for slices in no clip; of slicewise networks, when asked for.
+    members : tuple of StudyScore
+        What each member of an `Ensemble` said, in their order; empty where there was one predictor.
     """
 
     scores: np.ndarray
     logits: np.ndarray
     clips: int
     per_slice: np.ndarray | None = None
+    members: tuple[StudyScore, ...] = ()
 
 
 class Predictor:
@@ -289,7 +292,8 @@ class Ensemble:
         regression = self.task == "regression"
         logits = np.mean([one.logits for one in found], axis=0) if regression else inverse_link(scores, self.task)
         slices = [one.per_slice for one in found if one.per_slice is not None]
-        return StudyScore(scores, logits, found[0].clips, np.mean(slices, axis=0) if slices else None)
+        per_slice_mean = np.mean(slices, axis=0) if slices else None
+        return StudyScore(scores, logits, found[0].clips, per_slice_mean, tuple(found))
 
 
 def best_device(accelerator: str = "auto") -> torch.device:

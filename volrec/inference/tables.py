@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from volrec.data.labels import Case
     from volrec.inference.predictor import StudyScore
 
-__all__ = ["score_columns", "score_table", "target_values"]
+__all__ = ["logit_columns", "score_columns", "score_table", "target_values"]
 
 
 def score_columns(task: str, *, classes: Sequence[str], targets: Sequence[str]) -> list[str]:
@@ -24,6 +24,13 @@ def score_columns(task: str, *, classes: Sequence[str], targets: Sequence[str]) 
     if task == "binary":
         return [f"score_{classes[-1]}"]
     return [f"score_{name}" for name in (classes if task == "multiclass" else targets)]
+
+
+def logit_columns(task: str, *, classes: Sequence[str], targets: Sequence[str]) -> list[str]:
+    """Return the logit columns beside `score_columns`; none for regression, whose scores are the network's values."""
+    if task == "regression":
+        return []
+    return ["logit_" + name.removeprefix("score_") for name in score_columns(task, classes=classes, targets=targets)]
 
 
 def target_values(case: Case, *, task: str, classes: Sequence[str], targets: Sequence[str]) -> dict[str, Any]:
@@ -45,6 +52,10 @@ def score_table(
 ) -> pd.DataFrame:
     """Build the table.
 
+    Logits stand beside the scores, so that runs can be fused before sigmoid or softmax. Those of a study pooled at the
+    stage probabilities, or averaged over members, follow from its score: they are the logarithm of the probability
+    (multiclass), or the log odds.
+
     Parameters
     ----------
     rows : iterable of (mapping, StudyScore)
@@ -52,7 +63,8 @@ def score_table(
     task, classes, targets
         As in the cohort.
     leading : sequence of str
-        Columns that come first; those of the mappings that are not named here follow them, then scores and ``clips``.
+        Columns that come first; those of the mappings that are not named here follow them, then scores, logits and
+        ``clips``.
 
     Returns
     -------
@@ -62,12 +74,18 @@ def score_table(
     import pandas as pd
 
     names = score_columns(task, classes=classes, targets=targets)
+    before = logit_columns(task, classes=classes, targets=targets)
     found = [
-        {**facts, **dict(zip(names, map(float, score.scores), strict=True)), "clips": score.clips}
+        {
+            **facts,
+            **dict(zip(names, map(float, score.scores), strict=True)),
+            **dict(zip(before, map(float, score.logits if before else ()), strict=True)),
+            "clips": score.clips,
+        }
         for facts, score in rows
     ]
-    others = [key for row in found for key in row if key not in {*leading, *names, "clips", "warning"}]
-    columns = [*leading, *dict.fromkeys(others), *names, "clips"]
+    others = [key for row in found for key in row if key not in {*leading, *names, *before, "clips", "warning"}]
+    columns = [*leading, *dict.fromkeys(others), *names, *before, "clips"]
     if any("warning" in row for row in found):
         columns.append("warning")
     return pd.DataFrame(found, columns=columns)

@@ -14,7 +14,7 @@ from volrec.config import TrainConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["interval", "print_keys", "print_metrics", "schema_rows"]
+__all__ = ["compared", "interval", "print_keys", "print_metrics", "schema_rows"]
 
 # Order in which a person reads them; what is not listed follows.
 FIRST = (
@@ -51,6 +51,15 @@ def interval(metric: Mapping[str, Any] | None) -> str:
     if low is None or high is None:
         return text
     return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def compared(task: str, metric: str = "auto") -> tuple[str, ...]:
+    """Return the metrics that runs are compared by: the one that chose their weights first, then the usual ones."""
+    from volrec.evaluation import default_metric
+
+    first = default_metric(task) if metric == "auto" else metric
+    usual = ("mae",) if task == "regression" else ("balanced_accuracy", "accuracy")
+    return tuple(dict.fromkeys((first, *usual)))
 
 
 def print_metrics(metrics: Mapping[str, Any], console: Console, *, title: str) -> None:
