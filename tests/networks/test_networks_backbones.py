@@ -17,7 +17,7 @@ from volrec.networks.backbones import BACKBONES, create_backbone
 from volrec.networks.backbones.blocks import SameMaxPool2d
 from volrec.networks.backbones.cnn_m import CNNM2048
 from volrec.networks.backbones.contract import Backbone
-from volrec.networks.layers import CrossChannelNorm
+from volrec.networks.layers import CrossChannelNorm, PointwiseConv2d
 
 SIDES = dict.fromkeys(BACKBONES, 224) | {"hybrid": 227, "alexnet": 220}
 NARROW = 1 / 16
@@ -487,9 +487,25 @@ def test_resnets_give_the_numbers_of_monai(name):
     ours.load_state_dict(filled)
     # The same names, those of the common checkpoints.
     theirs.load_state_dict({label.removeprefix("trunk."): value for label, value in filled.items()})
-    x = torch.randn(2, 2, 65, 96)
+    x = torch.randn(2, 2, 65, 96).double()
     with torch.no_grad():
-        torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.double().eval()(x), theirs.double().eval()(x))
+
+
+def test_a_strided_pointwise_convolution_gives_the_numbers_of_torch():
+    layer = PointwiseConv2d(3, 5, stride=2, bias=True).double()
+    plain = torch.nn.Conv2d(3, 5, 1, 2).double()
+    plain.load_state_dict(layer.state_dict())
+    for size in ((7, 8), (8, 7), (1, 1)):
+        x = torch.randn(3, 3, *size, dtype=torch.float64, requires_grad=True)
+        again = x.detach().clone().requires_grad_()
+        torch.testing.assert_close(layer(x), plain(again))
+        layer(x).square().sum().backward()
+        plain(again).square().sum().backward()
+        torch.testing.assert_close(x.grad, again.grad)
+    network = create_backbone("resnet-18", in_channels=1)
+    strided = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d) and layer.stride == (2, 2)]
+    assert all(isinstance(layer, PointwiseConv2d) for layer in strided if layer.kernel_size == (1, 1))
 
 
 def test_bottlenecks_stride_in_their_3x3_convolution():

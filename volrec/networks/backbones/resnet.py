@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from volrec.networks.backbones.contract import Backbone
-from volrec.networks.layers import init_kaiming, norm_layer, scale_channels
+from volrec.networks.layers import PointwiseConv2d, init_kaiming, norm_layer, scale_channels
 
 __all__ = ["ResNet18", "ResNet34", "ResNet50"]
 
@@ -177,4 +177,5 @@ def _shortcut(channels: int, out: int, *, stride: int, norm: str) -> nn.Module:
     """Return what the input of a block goes through before the sum: nothing, where size and channels stay."""
     if stride == 1 and channels == out:
         return nn.Identity()
-    return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=norm == "none"), norm_layer(norm, out, dims=2))
+    layer = PointwiseConv2d(channels, out, stride=stride, bias=norm == "none")
+    return nn.Sequential(layer, norm_layer(norm, out, dims=2))

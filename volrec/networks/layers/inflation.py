@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from volrec.errors import ConfigError
+from volrec.networks.layers.convolution import PointwiseConv2d
 from volrec.networks.layers.twins import InflatedConv3d, InflatedPool3d, Inflation, pair
 
 __all__ = ["inflate_module"]
@@ -174,6 +175,7 @@ def _turn_padding(layer: Any, rule: Inflation) -> nn.Module:
 
 _TWINS: dict[type[nn.Module], Callable[[Any, Inflation], nn.Module]] = {
     nn.Conv2d: _turn_convolution,
+    PointwiseConv2d: _turn_convolution,
     nn.MaxPool2d: _turn_pool,
     nn.AvgPool2d: _turn_pool,
     nn.AdaptiveAvgPool2d: _turn_adaptive,
