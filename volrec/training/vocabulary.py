@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import nn
 
 from volrec.errors import ConfigError, DataError
@@ -95,7 +96,8 @@ def fit_words(
             code="words",
         )
     clusters = KMeans(words, n_init=1, random_state=step_seed(seed, _CLUSTER) % 2**32)
-    with warnings.catch_warnings():
+    # One thread: sums over several depend on which is done first, and words have to come out the same again.
+    with warnings.catch_warnings(), threadpool_limits(1):
         # Descriptors that differ in their last digits only may count as fewer points than words.
         warnings.simplefilter("error", ConvergenceWarning)
         try:
@@ -122,7 +124,7 @@ def _draw(
     per_clip: int,
     limit: int,
 ) -> np.ndarray:
-    """Return descriptors (n, D) in float64, in the order of the clips."""
+    """Return descriptors (n, D) in float32, in the order of the clips."""
     generator = torch.Generator().manual_seed(step_seed(seed, _DRAW) % 2**63)
     device = next(network.parameters()).device
     modes = [(module, module.training) for module in network.modules()]
@@ -140,14 +142,14 @@ def _draw(
             every = network.descriptors(images).unflatten(0, (len(images), -1))  # type: ignore[operator]
             for descriptors in every:
                 chosen = torch.randperm(len(descriptors), generator=generator)[: min(per_clip, limit - count)]
-                drawn.append(descriptors[chosen.to(device)].double().cpu())
+                drawn.append(descriptors[chosen.to(device)].float().cpu())
                 count += len(chosen)
             if count >= limit:
                 break
     finally:
         for module, training in modes:
             module.training = training
-    found = torch.cat(drawn).numpy() if drawn else np.empty((0, 0))
+    found = torch.cat(drawn).numpy() if drawn else np.empty((0, 0), dtype=np.float32)
     if not np.isfinite(found).all():
         raise DataError(
             "descriptors of training clips are not finite (NaN or infinite).",
