@@ -39,7 +39,7 @@ whose descriptors see their neighbours along the slice axis. Sums of slices add 
 encoding a slice. `ActionVLAD.assignments` and `ActionVLAD.word_shares` say which words the slices of a study are made
 of.
 
-Alpha is 10: on small made-up volumes the log loss on other studies is lowest with 10 and 30 (.22 and .24), with 1 shares
+Alpha is 10: on small made-up volumes the log loss on other studies is least with 10 and 30 (.22 and .24), with 1 shares
 hardly differ (.42), and from 100 on they are too hard for features that are still to be learned (.43, and .55 with
 1000). Words of k-means are better than words drawn from the sphere (.22 against .40), while the plain average is as
 often right there (.93 against .91). Means of five seeds, which differ much: ``tests/performance/bench_actionvlad.py``.
