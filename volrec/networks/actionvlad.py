@@ -33,7 +33,7 @@ tap : conv4_3 is a variant of the paper (its 28 x 28 positions make the words of
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
-Any size, any number of slices, any `backbone` (its last maps, where it is no plain row of convolutions) with batch
+Any size, any number of slices, any `backbone` (its last maps, or with `tap` a convolution of a plain one) with batch
 normalisation; instead of it any `network` of the zoo: the slice maps of a slicewise one, or the last maps of a 3D one,
 whose descriptors see their neighbours along the slice axis. Sums of slices add up, so that overlapping clips cost one
 encoding a slice. `ActionVLAD.assignments` and `ActionVLAD.word_shares` say which words the slices of a study are made
@@ -48,8 +48,9 @@ Training
 --------
 From scratch everything is trained at once, from words of k-means of the untrained features: a frozen backbone would
 stay what chance made it, and of the same number of epochs two trainings (words found after the first, on features that
-were learned with the average or with words drawn from the sphere) made less there (.44 and .45). So the spec has no
-stages. The two trainings of the paper, which begin with a backbone that is known to be good, are `PAPERS_TRAINING`.
+were learned with the average or with words drawn from the sphere) did worse there (.44 and .45 against
+.22). So the spec has no stages. The two trainings of the paper, which begin with a backbone that is known to be good,
+are `PAPERS_TRAINING`.
 """
 
 from __future__ import annotations
