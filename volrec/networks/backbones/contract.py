@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from volrec.errors import ConfigError
-from volrec.networks.layers import scale_channels
+from volrec.networks.facts import suggest
+from volrec.networks.layers import ConvUnit, scale_channels
 
 __all__ = ["Backbone"]
 
@@ -100,6 +101,38 @@ class Backbone(nn.Module):
         for layer, module in layers.items():
             self.tail.add_module(layer, module)
         self.num_features = features
+
+    def end_at(self, layer: str) -> None:
+        """End the trunk at a convolution, before its ReLU: the maps are then what it computes and normalises.
+
+        For networks whose tail is the pool. `architecture` stays that of the whole network.
+
+        Parameters
+        ----------
+        layer : str
+            One of the convolutions that the trunk is a plain row of, such as ``"conv5_3"`` of VGG-16.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such convolution.
+        """
+        parts = dict(self.trunk.named_children()) if isinstance(self.trunk, nn.Sequential) else {}
+        known = {name: part for name, part in parts.items() if isinstance(part, ConvUnit)}
+        if layer not in known:
+            name = self.architecture["backbone"]
+            raise ConfigError(
+                f"{name} has no convolution {layer!r} to end at.",
+                remedy=f"{suggest(layer, known)}Known: {', '.join(known)}."
+                if known
+                else "Leave it out: the last maps are read then.",
+                where="network.options",
+                code="network-option",
+            )
+        for name in list(parts)[list(parts).index(layer) + 1 :]:
+            delattr(self.trunk, name)
+        known[layer].relu = False
+        self.num_maps = self.num_features = known[layer].get_parameter("conv.weight").shape[0]
 
     def forward_maps(self, x: Tensor) -> Tensor:
         """Return maps (N, num_maps, h, w) of slices (N, C, H, W)."""
