@@ -136,6 +136,10 @@ class Member:
         """
         return dict(_read_json(self.init_path).get("facts", {})) if self.init_path.is_file() else {}
 
+    def init_keys(self) -> list[dict[str, Any]]:
+        """Return what ``init.json`` says became of every key (`volrec.weights.KeyRow`); none without it."""
+        return list(_read_json(self.init_path).get("keys", [])) if self.init_path.is_file() else []
+
     def write_init(self, facts: Mapping[str, Any], table: KeyTable) -> None:
         """Write ``init.json``: facts of the source, and a row a key."""
         rows = [asdict(row) for row in table.rows]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from volrec.errors import ConfigError
 from volrec.networks import create, describe
-from volrec.networks.layers import SameMaxPool3d
+from volrec.networks.layers import Conv3d, SameMaxPool3d
 
 TABLE = {
     "Conv3d_1a_7x7": (64, 32, 112, 112),
@@ -456,3 +456,20 @@ class TestAdapted:
             out.square().sum().backward()
             expected.square().sum().backward()
             torch.testing.assert_close(mine.grad, plain.grad)
+
+
+@pytest.mark.parametrize("slices", [3, 5, 7])
+def test_few_slices_give_the_numbers_and_gradients_of_padded_ones(slices):
+    # torch's own convolution of 5 slices by a kernel of 7 writes past its memory (tests/performance/crash_onednn.py).
+    layer = Conv3d(1, 4, 7, stride=2, padding=3).double()
+    x = torch.randn(2, 1, slices, 9, 8, dtype=torch.float64, requires_grad=True)
+    again = x.detach().clone().requires_grad_()
+    found = layer(x)
+    padded = nn.functional.pad(again, (3,) * 6)
+    expected = nn.functional.conv3d(padded, layer.weight, layer.bias, 2)
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(x.grad, again.grad)
+    network = create("i3d", num_classes=2, width=1 / 16)
+    network(torch.randn(2, 1, slices, 32, 32)).sum().backward()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
     from volrec.networks.facts import NetworkSpec, Option, TrainingStage
-    from volrec.networks.registry import create, list_networks, register, spec, training_stages
+    from volrec.networks.registry import create, list_networks, register, spec
     from volrec.networks.stages import freeze_stages, network_stages
     from volrec.networks.summary import describe, training_bytes
 
@@ -29,7 +29,6 @@ __all__ = [
     "register",
     "spec",
     "training_bytes",
-    "training_stages",
 ]
 
 # Every file here has another name than the functions: importing a submodule binds its name in the package.
@@ -47,7 +46,6 @@ _HOME = {
     "register": "registry",
     "spec": "registry",
     "training_bytes": "summary",
-    "training_stages": "registry",
 }
 
 

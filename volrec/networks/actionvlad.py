@@ -100,6 +100,8 @@ SPEC = NetworkSpec(
     smallest=(1, 16, 16),
     num_classes=101,
     slicewise=True,
+    segments=25,
+    refining=PAPERS_TRAINING,
     summary="Local descriptors of all slices in the words of a vocabulary; the sums of what is left over.",
     options={
         "backbone": backbone_option("vgg-16"),

@@ -180,6 +180,8 @@ class NetworkSpec:
         Equal parts of a sequence that the paper draws a clip from, one snippet each; 0: clips are contiguous.
     training : tuple of TrainingStage
         Trainings that are done in turn; empty: one, of everything.
+    refining : tuple of TrainingStage
+        Those that are done in turn where the first weights exist; empty: as `training`.
     """
 
     name: str
@@ -197,6 +199,7 @@ class NetworkSpec:
     streams: tuple[str, ...] = ("intensity",)
     segments: int = 0
     training: tuple[TrainingStage, ...] = ()
+    refining: tuple[TrainingStage, ...] = ()
 
     def resolve(self, given: Mapping[str, Any], *, faithful: bool) -> dict[str, Any]:
         """Return every option with its value: the given ones checked, the others at their default.

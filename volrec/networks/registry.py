@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from volrec.errors import ConfigError
 from volrec.networks.base import SequenceNetwork
-from volrec.networks.facts import NetworkSpec, TrainingStage, check_number, parameter_error, suggest
+from volrec.networks.facts import NetworkSpec, check_number, parameter_error, suggest
 from volrec.networks.layers import channels_last
 
-__all__ = ["create", "list_networks", "register", "spec", "training_stages"]
+__all__ = ["create", "list_networks", "register", "spec"]
 
 Factory = Callable[..., SequenceNetwork]
 _Marked = TypeVar("_Marked", bound=Factory)
@@ -122,17 +122,6 @@ def list_networks(pattern: str = "*") -> list[str]:
 def spec(name: str) -> NetworkSpec:
     """Return the facts of a network; an unknown name raises `ConfigError` with the nearest one."""
     return _factory(name).network_spec  # type: ignore[attr-defined]
-
-
-def training_stages(name: str, options: Mapping[str, Any] | None = None) -> tuple[TrainingStage, ...]:
-    """Return the trainings that a network goes through in turn, with these options; empty: one, of everything.
-
-    A factory whose stages depend on its options has a function ``stages`` of them all; otherwise the spec says.
-    """
-    factory = _factory(name)
-    facts: NetworkSpec = factory.network_spec  # type: ignore[attr-defined]
-    depending = getattr(factory, "stages", None)
-    return facts.training if depending is None else tuple(depending(**facts.resolve(options or {}, faithful=False)))
 
 
 def _factory(name: str) -> Factory:

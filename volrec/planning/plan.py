@@ -134,7 +134,11 @@ def make_plan(
     trainer = values["trainer"] = with_keys(trainer, "trainer", fixed)
     if "stages" not in values and "stages" not in fixed:
         values["stages"] = plan_stages(
-            network, {**OptimConfig().to_dict(), **optim}, {**TrainerConfig().to_dict(), **trainer}, reasons
+            network,
+            {**OptimConfig().to_dict(), **optim},
+            {**TrainerConfig().to_dict(), **trainer},
+            reasons,
+            begun=bool(fixed.get("init.source") or dict(values.get("init") or {}).get("source")),
         )
     for section in ("name", "stages", "store"):
         if any(key.split(".")[0] == section for key in fixed):

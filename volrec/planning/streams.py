@@ -110,12 +110,20 @@ def segment_options(name: str, sampling: Mapping[str, Any], options: Mapping[str
 
 
 def plan_stages(
-    network: Mapping[str, Any], optim: Mapping[str, Any], trainer: Mapping[str, Any], reasons: dict[str, str]
+    network: Mapping[str, Any],
+    optim: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+    reasons: dict[str, str],
+    *,
+    begun: bool = False,
 ) -> list[dict[str, Any]]:
-    """Write down the trainings that the paper of a network does in turn."""
-    from volrec.networks import training_stages
+    """Write down the trainings that the paper of a network does in turn; `begun`: its first weights exist."""
+    from volrec.networks import spec
 
-    stages = training_stages(str(network.get("name", "c3d")), network.get("options", {}))
+    facts = spec(str(network.get("name", "c3d")))
+    # Those that refine name parts of the paper's own network, not of one that was put in its place.
+    refine = begun and not network.get("options", {}).get("network")
+    stages = (facts.refining or facts.training) if refine else facts.training
     if stages:
         reasons["stages"] = "trained in turn, as in the paper; one that is finished is not trained again"
     planned = []

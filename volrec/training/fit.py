@@ -16,9 +16,9 @@ from volrec.runs import Member
 from volrec.training.callbacks import MemberState, Validation
 from volrec.training.clock import describe_times
 from volrec.training.data import ClipData
-from volrec.training.devices import Placement, place
+from volrec.training.devices import Placement, own_device, place
 from volrec.training.distributed import on_main
-from volrec.training.initial import load_initial
+from volrec.training.initial import load_initial, took_words
 from volrec.training.interrupts import StopFlag
 from volrec.training.logs import require_mlflow
 from volrec.training.loop import checkpoint_of, run_loop
@@ -33,6 +33,7 @@ from volrec.training.member import (
     validate_on,
 )
 from volrec.training.svm import fit_svm, has_svm
+from volrec.training.vocabulary import fit_words, has_words
 from volrec.weights import load_state, load_weights
 
 if TYPE_CHECKING:
@@ -148,6 +149,9 @@ def _fit_stage(
         init = load_initial(module.network, config.init, subject=subject, member=member)
     if checkpoint is None and before is not None:
         load_state(module.network, load_weights(before.weights)[0], where=before.weights)
+    elif checkpoint is None and has_words(module.network) and not took_words(member):
+        module.network.to(own_device(placement.accelerator))
+        fit_words(module.network, data.train_dataloader(), transform=module.transform, seed=config.trainer.seed)
     signature = data_signature(data.clips.cases)
 
     def save(network: torch.nn.Module, epoch: int, found: Validation | None) -> None:

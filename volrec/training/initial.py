@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from volrec.data.splits import Split
     from volrec.training.member import Subject
 
-__all__ = ["absolute_source", "load_initial", "seen_in_source"]
+__all__ = ["absolute_source", "load_initial", "seen_in_source", "took_words"]
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,12 @@ def load_initial(network: SequenceNetwork, init: InitConfig, *, subject: Subject
         member.write_init(facts, table)
         log.info("init: %s from %s", table.summary, facts["source"])
     return facts
+
+
+def took_words(member: Member) -> bool:
+    """Tell whether the first weights of a member brought the words of a vocabulary (`volrec.training.vocabulary`)."""
+    rows = member.init_keys()
+    return any(row["target"].endswith("centres") and row["action"] in ("loaded", "adapted") for row in rows)
 
 
 def seen_in_source(source: str | None, splits: Sequence[Split], cases: Mapping[str, Case]) -> list[Problem]:

@@ -35,6 +35,11 @@ def convolve3d(layer: nn.Conv3d, x: Tensor, padding: tuple[int, ...]) -> Tensor:
     ):
         sizes = (list(padding), list(layer.stride), list(layer.dilation))
         return torch.mkldnn_convolution(x, layer.weight, layer.bias, *sizes, layer.groups)
+    if padding[0] and x.shape[2] < layer.kernel_size[0] and not torch.compiler.is_compiling():
+        # With padding of its own on so few slices (5 of a kernel of 7, stride 2) oneDNN's backward pass writes past
+        # its memory (torch 2.13, ``tests/performance/crash_onednn.py``).
+        x = F.pad(x, (0, 0, 0, 0, padding[0], padding[0]))
+        padding = (0, *padding[1:])
     return F.conv3d(x, layer.weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups)
 
 
@@ -43,7 +48,7 @@ class PointwiseConv2d(nn.Conv2d):
 
     The numbers are the same. oneDNN (torch 2.13, processor, two threads) writes past its memory in the backward pass
     of the strided one where channels come last, fewer than 16 of them go in, and the batch is odd: the process dies
-    (``tests/performance/crash_pointwise.py``).
+    (``tests/performance/crash_onednn.py``).
 
     Parameters
     ----------
