@@ -122,3 +122,14 @@ def test_the_first_layer_is_the_one_that_is_read_first():
     network.stage_order = ("norm2a", "norm1a")
     kept = partial_bn(network, "all")
     assert "norm2a" not in kept and "norm1a" in kept
+
+
+def test_each_of_two_towers_goes_on_estimating_in_its_first_layer():
+    network = narrow("two-stream", in_channels=3)
+    kept = partial_bn(network, "all")
+    first = [next(name for name in norms_of(network) if name.startswith(tower)) for tower in ("spatial", "temporal")]
+    assert [name for name in norms_of(network) if name not in kept] == first
+
+
+def norms_of(network: nn.Module) -> list[str]:
+    return [name for name, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)]

@@ -254,3 +254,28 @@ def test_a_2d_network_comes_back_with_the_same_numbers(tmp_path: Path, name: str
     assert card["architecture"] == network.architecture
     with torch.no_grad():
         assert torch.equal(again(x), network.eval()(x))
+
+
+@pytest.mark.parametrize("name", ["two-stream", "two-stream-fusion", "hidden-two-stream"])
+def test_one_2d_network_fills_both_towers_each_for_its_own_channels(tmp_path: Path, name: str) -> None:
+    source = save(tmp_path / "w.safetensors", flat("resnet-18", in_channels=3))
+    rgb = load_backbone(source)[0].state_dict()
+    options: dict[str, Any] = {"backbone": "resnet-18"}
+    if name == "two-stream-fusion":
+        options = {"spatial_backbone": "resnet-18", "temporal_backbone": "resnet-18"}
+    if name == "hidden-two-stream":
+        options = {"fields": 5}
+    in_channels = 3 if name == "hidden-two-stream" else 3 + 10
+    if "two-stream" in name and name != "hidden-two-stream":
+        options["appearance_channels"] = 3
+    network = small(name, in_channels=in_channels, **options)
+    table = init_network(network, source, first_layer="mean")
+    for row in table.rows:
+        if row.target.startswith(("spatial.", "temporal.")):
+            assert row.action in ("loaded", "adapted"), row
+    assert torch.equal(network.spatial.trunk.conv1.weight, rgb["trunk.conv1.weight"])
+    # TSN's way from RGB to flow: the mean over the three colours, for every channel.
+    mean = rgb["trunk.conv1.weight"].mean(1, keepdim=True).expand(-1, 10, -1, -1)
+    torch.testing.assert_close(network.temporal.trunk.conv1.weight, mean)
+    for tower in (network.spatial, network.temporal):
+        assert torch.equal(tower.trunk.layer4[1].conv2.weight, rgb["trunk.layer4.1.conv2.weight"])

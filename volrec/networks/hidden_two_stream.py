@@ -185,6 +185,8 @@ class HiddenTwoStream(SequenceNetwork):
     temporal: Any
     spatial: Any
 
+    towers = ("spatial", "temporal")
+
     def __init__(
         self,
         *,

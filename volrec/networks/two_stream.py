@@ -184,6 +184,8 @@ dropout
         The options of ``spec("two-stream")``.
     """
 
+    towers = ("spatial", "temporal")
+
     def __init__(
         self,
         *,

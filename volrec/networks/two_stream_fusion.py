@@ -208,6 +208,8 @@ pooling, temporal_branch, fusion_init, features, norm, dropout
         The options of ``spec("two-stream-fusion")``.
     """
 
+    towers = ("spatial", "temporal")
+
     def __init__(
         self,
         *,

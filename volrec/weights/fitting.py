@@ -54,7 +54,9 @@ def fit_state(
 ) -> tuple[dict[str, Tensor], KeyTable]:
     """Find for every key of a network its counterpart in a state, by name.
 
-    Identical names go together, then those that are identical by `canonical_name`.
+    Identical names go together, then those that are identical by `canonical_name`. Towers side by side
+    (`SequenceNetwork.towers`) are filled one by one: a 2D network fills all of them (TSN starts its flow network from
+    one of RGB so), the first layer of each for the channels that it reads.
 
     Parameters
     ----------
@@ -85,7 +87,9 @@ def fit_state(
     drop, keep = drop or {}, keep or {}
     own = network.state_dict()
     usable = [name for name in state if name not in drop]
-    sources = _counterparts(usable, [name for name in own if name not in keep])
+    groups = _groups(network, [name for name in own if name not in keep])
+    sources = {target: source for names in groups.values() for target, source in _counterparts(usable, names).items()}
+    channels = {name: _channels_read(network, tower, own) for tower, names in groups.items() for name in names}
     if in_channels is None:
         in_channels = next((int(tensor.shape[1]) for tensor in state.values() if tensor.ndim > 3), 0)
     found: dict[str, Tensor] = {}
@@ -97,10 +101,11 @@ def fit_state(
             rows.append(KeyRow("", target, "missing", keep.get(target, absent), shape))
             continue
         value, how = state[source], []
-        reads_input = value.ndim > 3 and value.shape[1] == in_channels != network.in_channels
-        if reads_input and len(shape) > 3 and shape[1] == network.in_channels and shape[0] == value.shape[0]:
-            how.append(f"{in_channels} to {network.in_channels} input channel(s) by {first_layer}")
-            value = adapt_channels(value, network.in_channels, first_layer)
+        reads = channels[target]
+        reads_input = value.ndim > 3 and value.shape[1] == in_channels != reads
+        if reads_input and len(shape) > 3 and shape[1] == reads and shape[0] == value.shape[0]:
+            how.append(f"{in_channels} to {reads} input channel(s) by {first_layer}")
+            value = adapt_channels(value, reads, first_layer)
         if inflate is not None and value.ndim == 4 and len(shape) == 5:
             how.append(f"inflated to {shape[2]} slice(s)")
             value = inflate(value, shape[2])
@@ -118,15 +123,35 @@ def fit_state(
     return found, KeyTable.of(rows)
 
 
-def _counterparts(sources: Collection[str], targets: Collection[str]) -> dict[str, str]:
-    """Return for names of the network those of the source; a name that could mean two is not guessed at."""
+def _groups(network: SequenceNetwork, names: Collection[str]) -> dict[str, dict[str, str]]:
+    """Return names by tower, those of none under "", each with the part that does not name the tower."""
+    groups: dict[str, dict[str, str]] = {"": {}, **{tower: {} for tower in network.towers}}
+    for name in names:
+        tower = next((tower for tower in network.towers if name.startswith(f"{tower}.")), "")
+        groups[tower][name] = name.removeprefix(f"{tower}.") if tower else name
+    return groups
+
+
+def _channels_read(network: SequenceNetwork, tower: str, own: Mapping[str, Tensor]) -> int:
+    """Return the input channels of a tower, by its first kernel, or of the whole network."""
+    if not tower:
+        return network.in_channels
+    kernels = (int(t.shape[1]) for name, t in own.items() if name.startswith(f"{tower}.") and t.ndim > 3)
+    return next(kernels, network.in_channels)
+
+
+def _counterparts(sources: Collection[str], targets: Mapping[str, str]) -> dict[str, str]:
+    """Return for names of the network (each with its part within a tower) those of the source.
+
+    A name that could mean two is not guessed at.
+    """
     found = {name: name for name in targets if name in set(sources)}
     left = [name for name in sources if name not in found]
     wanted = [name for name in targets if name not in found]
-    meant = Counter(map(canonical_name, left)), Counter(map(canonical_name, wanted))
+    meant = Counter(map(canonical_name, left)), Counter(canonical_name(targets[name]) for name in wanted)
     by_name = {canonical_name(name): name for name in left}
     for name in wanted:
-        short = canonical_name(name)
+        short = canonical_name(targets[name])
         if meant[0][short] == meant[1][short] == 1:
             found[name] = by_name[short]
     return found
