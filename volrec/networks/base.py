@@ -44,7 +44,7 @@ class SequenceNetwork(nn.Module):
         False: `volrec.networks.create` leaves the kernels in torch's ordinary layout.
     stage_order : tuple of str
         Parts that are read in another order than they are registered in, in the order of reading.
-    towers : tuple of str
+    tower_names : tuple of str
         Parts side by side, each of which the weights of one 2D network can fill.
     frozen : tuple of str
         Modules that stay in evaluation mode (`keep_still`).
@@ -53,7 +53,7 @@ class SequenceNetwork(nn.Module):
     classifier_name = "classifier"
     kernels_channels_last = True
     stage_order: tuple[str, ...] = ()
-    towers: tuple[str, ...] = ()
+    tower_names: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     cam_layer: str
     spec: NetworkSpec

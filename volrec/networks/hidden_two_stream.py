@@ -185,7 +185,7 @@ class HiddenTwoStream(SequenceNetwork):
     temporal: Any
     spatial: Any
 
-    towers = ("spatial", "temporal")
+    tower_names = ("spatial", "temporal")
 
     def __init__(
         self,

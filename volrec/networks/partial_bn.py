@@ -27,7 +27,7 @@ def partial_bn(network: SequenceNetwork, mode: str) -> list[str]:
     ----------
     network : SequenceNetwork
         Is changed in place. Of paths side by side, the first layer is that of the path that is read first; of towers
-        (`SequenceNetwork.towers`), which read inputs of their own, each has one.
+        (`SequenceNetwork.tower_names`), which read inputs of their own, each has one.
     mode : {"none", "statistics", "all"}
         ``"statistics"``: running mean and variance stay, scale and shift learn, as in the code that the paper released
         (Caffe). ``"all"``: scale and shift stay too, as in its authors' later code (PyTorch). The two are not the same
@@ -60,7 +60,7 @@ def partial_bn(network: SequenceNetwork, mode: str) -> list[str]:
             where="optim.partial_bn",
             code="partial-bn",
         )
-    firsts = {next((name for name in layers if name.startswith(f"{tower}.")), "") for tower in network.towers}
+    firsts = {next((name for name in layers if name.startswith(f"{tower}.")), "") for tower in network.tower_names}
     firsts = firsts - {""} or {next(iter(layers))}
     kept = [name for name in layers if name not in firsts]
     if mode == "all":

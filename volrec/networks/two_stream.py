@@ -184,7 +184,7 @@ dropout
         The options of ``spec("two-stream")``.
     """
 
-    towers = ("spatial", "temporal")
+    tower_names = ("spatial", "temporal")
 
     def __init__(
         self,

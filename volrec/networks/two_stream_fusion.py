@@ -208,7 +208,7 @@ pooling, temporal_branch, fusion_init, features, norm, dropout
         The options of ``spec("two-stream-fusion")``.
     """
 
-    towers = ("spatial", "temporal")
+    tower_names = ("spatial", "temporal")
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ def fit_state(
     """Find for every key of a network its counterpart in a state, by name.
 
     Identical names go together, then those that are identical by `canonical_name`. Towers side by side
-    (`SequenceNetwork.towers`) are filled one by one: a 2D network fills all of them (TSN starts its flow network from
+    (`SequenceNetwork.tower_names`) are filled one by one: a 2D network fills all of them (TSN starts its flow network from
     one of RGB so), the first layer of each for the channels that it reads.
 
     Parameters
@@ -125,9 +125,9 @@ def fit_state(
 
 def _groups(network: SequenceNetwork, names: Collection[str]) -> dict[str, dict[str, str]]:
     """Return names by tower, those of none under "", each with the part that does not name the tower."""
-    groups: dict[str, dict[str, str]] = {"": {}, **{tower: {} for tower in network.towers}}
+    groups: dict[str, dict[str, str]] = {"": {}, **{tower: {} for tower in network.tower_names}}
     for name in names:
-        tower = next((tower for tower in network.towers if name.startswith(f"{tower}.")), "")
+        tower = next((tower for tower in network.tower_names if name.startswith(f"{tower}.")), "")
         groups[tower][name] = name.removeprefix(f"{tower}.") if tower else name
     return groups
 

@@ -205,7 +205,7 @@ def _check_kind(network: SequenceNetwork, source: str | Path, path: Path, card: 
             where=path,
             code="init-kind",
         )
-    if not inflate and is_2d(card) and not (isinstance(network, SlicewiseNetwork) or network.towers):
+    if not inflate and is_2d(card) and not (isinstance(network, SlicewiseNetwork) or network.tower_names):
         raise RunError(
             f"it holds the 2D network {_describe(card)}; the kernels of {network.registry_name} have a time axis.",
             remedy=f"Say {INFLATE}{given} to inflate it.",
