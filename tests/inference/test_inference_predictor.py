@@ -8,7 +8,8 @@ import torch
 from scipy.special import expit, softmax
 from torch import nn
 
-from volrec.config import IntensityConfig, ProtocolConfig, SamplingConfig
+from volrec.config import IntensityConfig, ProtocolConfig, SamplingConfig, StreamsConfig
+from volrec.data import streams as streams_module
 from volrec.data.entries import StoredVolume, study_quantiles
 from volrec.errors import ConfigError, DataError
 from volrec.inference import Ensemble, Predictor
@@ -290,3 +291,33 @@ def test_certain_scores_keep_finite_logits() -> None:
 def test_unknown_words_in_a_consensus_are_named() -> None:
     with pytest.raises(ConfigError, match=r"stage must be one of logits, probabilities, got 'scores'"):
         pool(np.zeros((1, 1, 1)), task="binary", consensus="mean", stage="scores")
+
+
+@pytest.mark.parametrize("protocol", [{"clips": 0}, {"snippets": 25}, {"clips": 5}], ids=str)
+def test_segments_that_overlap_cost_one_encoding_a_slice_and_fields_are_computed_once(protocol, monkeypatch):
+    streams = StreamsConfig(inputs=["intensity", "flow"], flow={"method": "farneback", "stack": 2})
+    network = create("tsn", num_classes=1, in_channels=5, width=1 / 16).eval()
+    scorer = Predictor(
+        network,
+        intensity=IntensityConfig(kind="percentile"),
+        sampling=SamplingConfig(clip_length=7, train="segments"),
+        protocol=ProtocolConfig(**protocol),
+        task="binary",
+        streams=streams,
+    )
+    voxels = np.random.default_rng(0).normal(size=(40, 32, 32)).astype(np.float32)
+    encoded, computed = [], []
+    encode, compute = network.encode_slices, streams_module._compute
+    monkeypatch.setattr(network, "encode_slices", lambda x: encoded.append(len(x)) or encode(x))
+    monkeypatch.setattr(streams_module, "_compute", lambda *a, **k: computed.append(1) or compute(*a, **k))
+    found = Ensemble([scorer, scorer]).score(voxels)
+    clips = protocol_clips(40, clip_length=7, mode="segments", clips=protocol.get("clips", 0),
+                           snippets=protocol.get("snippets", 0))  # fmt: skip
+    assert sum(encoded) == 2 * len(np.unique(np.concatenate(clips)))
+    assert len(computed) == 1
+    # The same as reading each clip by itself.
+    volume = scorer.complete(voxels)
+    with torch.inference_mode():
+        logits = [network(scorer._input(volume, [clip])) for clip in clips]
+    expected = torch.cat(logits).sigmoid().double().mean()
+    assert found.scores[0] == pytest.approx(float(expected), abs=1e-6)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -111,27 +112,29 @@ def fill_streams(
         plain = streams.model_dump(mode="json"), intensity.model_dump(mode="json")
         full = store.verify == "full"
         tasks[entry.uid] = _Task(str(store.folder), store.format, full, key, study.study, entry, *plain)
-    found: dict[str, Entry] = {}
-    for uid, task in tasks.items():
-        field = _sound(task)
-        if field is not None:
-            found[uid] = field
+    # Checksums release the interpreter lock: threads suffice.
+    with ThreadPoolExecutor(min(8, available_cpus())) as pool:
+        there = dict(zip(tasks, pool.map(_sound, tasks.values()), strict=True))
+    found = {uid: entry for uid, entry in there.items() if entry is not None}
     todo = [task for uid, task in tasks.items() if uid not in found]
     log.info("%s (%s): %d of %d studies have it", streams.field, backend, len(found), len(tasks))
     problems: list[Problem] = []
     if todo:
         jobs = jobs if jobs > 0 else available_cpus()
         outcomes = map_processes(_fill_one, todo, jobs=jobs, description=f"{streams.field} ({backend})", name=_study_of)
-        for outcome in outcomes:
-            if isinstance(outcome.error, StoreError):  # no study's fault, and the next one would meet it too
-                outcomes.close()  # type: ignore[attr-defined]
-                remove_leftovers(store.folder)
-                raise outcome.error
-            if outcome.result is not None:
-                found[outcome.item.entry.uid] = outcome.result
-            elif isinstance(outcome.error, VolrecError):
-                problems.append(Problem.of(outcome.error, study=outcome.item.study))
-                log.warning("%s is left out: %s", outcome.item.study, outcome.error)
+        try:
+            for outcome in outcomes:
+                if isinstance(outcome.error, StoreError):  # no study's fault, and the next one would meet it too
+                    raise outcome.error
+                if outcome.result is not None:
+                    found[outcome.item.entry.uid] = outcome.result
+                elif isinstance(outcome.error, VolrecError):
+                    problems.append(Problem.of(outcome.error, study=outcome.item.study))
+                    log.warning("%s is left out: %s", outcome.item.study, outcome.error)
+        except BaseException:
+            outcomes.close()  # type: ignore[attr-defined]  # stops the workers, whatever they were writing
+            remove_leftovers(store.folder)
+            raise
     return {uid: replace(entries[uid], fields=found[uid]) for uid in tasks if uid in found}, problems
 
 
@@ -273,7 +276,12 @@ def _compute(volume: StoredVolume, streams: StreamsConfig, intensity: IntensityC
     """Return the fields of a volume in the form they are stored in."""
     depth, height, width = volume.shape
     spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
-    facts: dict[str, Any] = {"stream": streams.field, "units": "voxels", "bound": STORED_BOUND}
+    facts: dict[str, Any] = {
+        "stream": streams.field,
+        "components": "x along W, y along H, from each slice to the next",
+        "units": "voxels",
+        "bound": STORED_BOUND,
+    }
     if depth == 1:
         fields = np.zeros((1, 2, height, width), dtype=np.float32)
     elif streams.flow.method == "folder":

@@ -149,9 +149,7 @@ class Predictor:
         ConfigError
             When the network cannot read clips of this size.
         """
-        stored = _stored(volume, quantiles)
-        if self.streams.field is not None and stored.fields is None:
-            stored = add_streams(stored, self.streams, self.intensity)
+        stored = self.complete(volume, quantiles)
         shape = stored.shape
         clips = protocol_clips(
             shape[0],
@@ -179,6 +177,15 @@ class Predictor:
         if slices is not None:
             slices = self._unscaled(link(slices, self.task))
         return StudyScore(self._unscaled(scores), logits, len(clips), slices)
+
+    def complete(
+        self, volume: StoredVolume | np.ndarray | Tensor, quantiles: np.ndarray | Tensor | None = None
+    ) -> StoredVolume:
+        """Return a study in the form that slices are read from, with the fields that the network reads."""
+        stored = _stored(volume, quantiles)
+        if self.streams.field is not None and stored.fields is None:
+            stored = add_streams(stored, self.streams, self.intensity)
+        return stored
 
     def _unscaled(self, scores: np.ndarray) -> np.ndarray:
         return scores if self.scaling is None else scores * self.scaling[1] + self.scaling[0]
@@ -285,6 +292,9 @@ class Ensemble:
         per_slice: bool = False,
     ) -> StudyScore:
         """Score one study with each member; see `Predictor.score`."""
+        first = self.members[0]
+        if first.streams.field is not None:  # computed once for all members
+            volume, quantiles = first.complete(volume, quantiles), None
         found = [member.score(volume, quantiles, per_slice=per_slice) for member in self.members]
         if len(found) == 1:
             return found[0]

@@ -55,8 +55,8 @@ def fit_state(
     """Find for every key of a network its counterpart in a state, by name.
 
     Identical names go together, then those that are identical by `canonical_name`. Towers side by side
-    (`SequenceNetwork.tower_names`) are filled one by one: a 2D network fills all of them (TSN starts its flow network from
-    one of RGB so), the first layer of each for the channels that it reads.
+    (`SequenceNetwork.tower_names`) are filled one by one: a 2D network fills all of them, the first layer of each for
+    the channels that it reads (TSN starts its flow network from one of RGB so).
 
     Parameters
     ----------
