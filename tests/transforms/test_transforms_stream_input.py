@@ -91,6 +91,17 @@ def test_brightness_and_noise_come_to_intensity_alone():
     assert (changed[:, 0] - plain[:, 0]).abs().mean() > 0.05
 
 
+def test_where_a_border_is_cut_away_nothing_moves():
+    streams = StreamInput(BatchIntensity("none"), ["intensity", "flow"], bound=4.0)
+    found = BatchTransform(streams, BatchAugment(border=0.3))(
+        batch_of((1.0, 2.0)), generator=torch.Generator().manual_seed(1)
+    )["image"]
+    cut = found[:, 0] == found[:, 0].amin((1, 2, 3), keepdim=True)
+    assert 0.2 < cut.float().mean() < 0.8
+    assert (found[:, 1:].movedim(1, -1)[cut] == 0).all()
+    assert (found[:, 1:].movedim(1, -1)[~cut] != 0).float().mean() > 0.99
+
+
 def test_displacements_are_clipped_and_divided_by_the_bound_in_voxels_or_mm():
     batch = batch_of((1.5, -3.0))
     voxels = StreamInput(BatchIntensity("none"), ["flow"], bound=2.0)

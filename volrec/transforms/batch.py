@@ -26,7 +26,7 @@ __all__ = ["AugmentParams", "BatchAugment", "BatchTransform"]
 _PARTS = ("flip", "dropout", "spatial", "border", "blur", "tone", "noise", "mixup")
 # Generators are handed out in this order, which is older: a part that is added later changes no other part's draws.
 _SPAWNED = ("flip", "dropout", "spatial", "blur", "tone", "noise", "mixup", "border")
-_OF_INTENSITY = ("blur", "tone", "noise")
+_OF_INTENSITY = ("border", "blur", "tone", "noise")
 
 
 @dataclass(frozen=True)
@@ -144,17 +144,19 @@ class BatchAugment(DrawnTransform):
         With `streams`, what changes brightness or sharpness comes to the channels of intensity alone, and displacements
         (in voxels) are turned and stretched with the slices. An elastic change bends them too little to count.
         """
-        motion = streams is not None and streams.appearance < images.shape[1]
+        count = images.shape[1] if streams is None else streams.appearance
+        vectors = range(0) if streams is None else streams.vectors
         for name, part in self.parts.items():
             drawn = getattr(params, name)
-            if motion and name in _OF_INTENSITY:
-                count = streams.appearance  # type: ignore[union-attr]
-                if count:
-                    images = torch.cat([part.apply(images[:, :count], drawn), images[:, count:]], dim=1)
-                continue
-            images = part.apply(images, drawn)
-            if motion and drawn is not None and len(streams.vectors):  # type: ignore[union-attr]
-                images = _turned(images, name, drawn, streams.vectors)  # type: ignore[union-attr]
+            if count == images.shape[1] or name not in _OF_INTENSITY:
+                images = part.apply(images, drawn)
+            else:
+                still, motion = images[:, :count], images[:, count:]
+                if name == "border" and drawn is not None:  # where nothing is seen, nothing moves
+                    motion = motion * part.inside(images, drawn)  # type: ignore[attr-defined]
+                images = torch.cat([part.apply(still, drawn) if count else still, motion], dim=1)
+            if drawn is not None and len(vectors):
+                images = _turned(images, name, drawn, vectors)
         return images
 
     def apply_targets(

@@ -50,12 +50,15 @@ class RandomBorder(DrawnTransform):
         """Cut what was drawn."""
         if not bool(params.any()):
             return images
+        dark = images.amin(dim=(-3, -2, -1), keepdim=True)
+        return torch.where(self.inside(images, params), images, dark)
+
+    def inside(self, images: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+        """Return bool ``(B, 1, 1, H, W)``: what is not cut away."""
         top, bottom, left, right = (cut.to(images.device)[:, None] for cut in params.T)
         height, width = images.shape[-2:]
         rows = torch.arange(height, device=images.device)[None]
         columns = torch.arange(width, device=images.device)[None]
         inside_rows = (rows >= top) & (rows < height - bottom)
         inside_columns = (columns >= left) & (columns < width - right)
-        inside = inside_rows[:, None, None, :, None] & inside_columns[:, None, None, None, :]
-        dark = images.amin(dim=(-3, -2, -1), keepdim=True)
-        return torch.where(inside, images, dark)
+        return inside_rows[:, None, None, :, None] & inside_columns[:, None, None, None, :]
