@@ -8,11 +8,11 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -38,7 +38,16 @@ from volrec.io.geometry import canonical_shape
 from volrec.io.series import MissingSlices
 from volrec.parallel import available_cpus, map_processes
 
-__all__ = ["Entry", "HasSeries", "Store", "StoredVolume", "preprocess_volume", "study_quantiles"]
+__all__ = [
+    "Entry",
+    "HasSeries",
+    "Store",
+    "StoredVolume",
+    "fill_entries",
+    "preprocess_volume",
+    "sound_entry",
+    "study_quantiles",
+]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +60,17 @@ SMALL = 200_000_000
 NARROW = 256
 """Range of whole numbers below which rounding after interpolation would cost too much: float32 is kept instead."""
 UNCOMPRESSED = frozenset({"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
+
+
+class HasStudy(Protocol):
+    """A task for one study."""
+
+    @property
+    def study(self) -> str:
+        """Name of the study."""
+
+
+Task = TypeVar("Task", bound=HasStudy)
 
 
 class HasSeries(Protocol):
@@ -181,7 +201,13 @@ class Store:
         if todo:
             self._require_space(todo, preprocess)
             remove_leftovers(self.folder)
-            decoded, problems = self._decode(todo, jobs=_choose_jobs(jobs, todo, preprocess))
+            decoded, problems = fill_entries(
+                _fill_one,
+                todo,
+                jobs=_choose_jobs(jobs, todo, preprocess),
+                description="decoding studies",
+                folder=self.folder,
+            )
             entries.update(decoded)
         self._sound.update(entry.key for entry in entries.values() if entry.verified)
         return {uid: entries[uid] for uid in tasks if uid in entries}, problems
@@ -224,25 +250,6 @@ class Store:
         with ThreadPoolExecutor(min(8, available_cpus())) as pool:
             return list(pool.map(lambda task: _sound_entry(task, known=self._sound), tasks))
 
-    def _decode(self, tasks: list[_Task], *, jobs: int) -> tuple[dict[str, Entry], list[Problem]]:
-        entries: dict[str, Entry] = {}
-        problems: list[Problem] = []
-        outcomes = map_processes(_fill_one, tasks, jobs=jobs, description="decoding studies", name=_study_of)
-        try:
-            for outcome in outcomes:
-                if isinstance(outcome.error, StoreError):  # no study's fault, and the next one would meet it too
-                    raise outcome.error
-                if outcome.result is not None:
-                    entries[outcome.result.uid] = outcome.result
-                elif isinstance(outcome.error, VolrecError):
-                    problems.append(Problem.of(outcome.error, study=outcome.item.study))
-                    log.warning("%s is left out: %s", outcome.item.study, outcome.error)
-        except BaseException:
-            outcomes.close()  # type: ignore[attr-defined]  # stops the workers, whatever they were writing
-            remove_leftovers(self.folder)
-            raise
-        return entries, problems
-
     def _require_space(self, tasks: list[_Task], preprocess: PreprocessConfig) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -265,6 +272,84 @@ class Store:
                 where=self.folder,
                 code="disk-full",
             )
+
+
+def sound_entry(
+    folder: Path,
+    key: str,
+    *,
+    uid: str,
+    format: Literal["npy", "blosc2"],
+    study: str,
+    full: bool,
+    known: bool = False,
+) -> Entry | None:
+    """Return the entry of a key, None where there is none or its file is damaged (which is logged).
+
+    Parameters
+    ----------
+    folder, key, uid, format
+        As for `volrec.data.entries.find_entry`.
+    study : str
+        For the log.
+    full : bool
+        Every byte is checked, unless `known`: this process has done so before.
+    """
+    entry = find_entry(folder, key, uid=uid, format=format)
+    if entry is None:
+        return None
+    problem = check_entry(entry, full=full and not known)
+    if problem:
+        log.warning("%s: what the store has is damaged (%s) and is made anew", study, problem)
+        return None
+    return mark_verified(entry) if full else entry
+
+
+def fill_entries(
+    fill: Callable[[Task], Entry], tasks: Sequence[Task], *, jobs: int, description: str, folder: Path
+) -> tuple[dict[str, Entry], list[Problem]]:
+    """Make entries in processes; what one study does not allow costs that study alone.
+
+    Parameters
+    ----------
+    fill : callable
+        Makes the entry of a task: a function of a module, so that processes can be sent it.
+    tasks : sequence
+        Each with ``study``.
+    jobs, description
+        As for `volrec.parallel.map_processes`.
+    folder : path
+        The store, whose partial files are removed when this is stopped.
+
+    Returns
+    -------
+    dict of str to Entry
+        By series uid.
+    list of Problem
+        One a task that failed.
+
+    Raises
+    ------
+    StoreError
+        The disk is full, or cannot be written: no study's fault.
+    """
+    entries: dict[str, Entry] = {}
+    problems: list[Problem] = []
+    outcomes = map_processes(fill, tasks, jobs=jobs, description=description, name=lambda task: task.study)
+    try:
+        for outcome in outcomes:
+            if isinstance(outcome.error, StoreError):  # the next one would meet it too
+                raise outcome.error
+            if outcome.result is not None:
+                entries[outcome.result.uid] = outcome.result
+            elif isinstance(outcome.error, VolrecError):
+                problems.append(Problem.of(outcome.error, study=outcome.item.study))
+                log.warning("%s is left out: %s", outcome.item.study, outcome.error)
+    except BaseException:
+        outcomes.close()  # type: ignore[attr-defined]  # stops the workers, whatever they were writing
+        remove_leftovers(folder)
+        raise
+    return entries, problems
 
 
 def preprocess_volume(volume: Volume, preprocess: PreprocessConfig) -> StoredVolume:
@@ -314,19 +399,15 @@ def _fill_one(task: _Task) -> Entry:
 
 
 def _sound_entry(task: _Task, *, known: set[str] | frozenset[str] = frozenset()) -> Entry | None:
-    entry = find_entry(Path(task.folder), task.key, uid=task.series.uid, format=task.format)
-    if entry is None:
-        return None
-    full = task.full and entry.key not in known
-    problem = check_entry(entry, full=full)
-    if problem:
-        log.warning("%s: the stored copy is damaged (%s) and is decoded anew", task.study, problem)
-        return None
-    return mark_verified(entry) if task.full else entry
-
-
-def _study_of(task: _Task) -> str:
-    return task.study
+    return sound_entry(
+        Path(task.folder),
+        task.key,
+        uid=task.series.uid,
+        format=task.format,
+        study=task.study,
+        full=task.full,
+        known=task.key in known,
+    )
 
 
 def _choose_jobs(jobs: int, tasks: list[_Task], preprocess: PreprocessConfig) -> int:

@@ -20,20 +20,10 @@ from typing import Any, Literal
 import numpy as np
 
 from volrec.config import IntensityConfig, StreamsConfig
-from volrec.data.entries import (
-    Entry,
-    StoredVolume,
-    check_entry,
-    find_entry,
-    locked,
-    mark_verified,
-    open_entry,
-    remove_leftovers,
-    write_entry,
-)
-from volrec.data.store import HasSeries, Store
-from volrec.errors import DataError, Problem, StoreError, VolrecError
-from volrec.parallel import available_cpus, map_processes
+from volrec.data.entries import Entry, StoredVolume, locked, open_entry, remove_leftovers, write_entry
+from volrec.data.store import HasSeries, Store, fill_entries, sound_entry
+from volrec.errors import DataError, Problem
+from volrec.parallel import available_cpus
 from volrec.transforms.flow import flow_backend, flow_settings, slice_flow
 from volrec.transforms.flow_fields import STORED_BOUND, from_pictures, quantise, stack_fields
 from volrec.transforms.windows import resolve_windows
@@ -118,23 +108,14 @@ def fill_streams(
     found = {uid: entry for uid, entry in there.items() if entry is not None}
     todo = [task for uid, task in tasks.items() if uid not in found]
     log.info("%s (%s): %d of %d studies have it", streams.field, backend, len(found), len(tasks))
-    problems: list[Problem] = []
-    if todo:
-        jobs = jobs if jobs > 0 else available_cpus()
-        outcomes = map_processes(_fill_one, todo, jobs=jobs, description=f"{streams.field} ({backend})", name=_study_of)
-        try:
-            for outcome in outcomes:
-                if isinstance(outcome.error, StoreError):  # no study's fault, and the next one would meet it too
-                    raise outcome.error
-                if outcome.result is not None:
-                    found[outcome.item.entry.uid] = outcome.result
-                elif isinstance(outcome.error, VolrecError):
-                    problems.append(Problem.of(outcome.error, study=outcome.item.study))
-                    log.warning("%s is left out: %s", outcome.item.study, outcome.error)
-        except BaseException:
-            outcomes.close()  # type: ignore[attr-defined]  # stops the workers, whatever they were writing
-            remove_leftovers(store.folder)
-            raise
+    made, problems = fill_entries(
+        _fill_one,
+        todo,
+        jobs=jobs if jobs > 0 else available_cpus(),
+        description=f"{streams.field} ({backend})",
+        folder=store.folder,
+    )
+    found |= made
     return {uid: replace(entries[uid], fields=found[uid]) for uid in tasks if uid in found}, problems
 
 
@@ -248,14 +229,9 @@ def _key(entry: Entry, study: str, streams: StreamsConfig, intensity: IntensityC
 
 
 def _sound(task: _Task) -> Entry | None:
-    found = find_entry(Path(task.folder), task.key, uid=task.entry.uid, format=task.format)
-    if found is None:
-        return None
-    problem = check_entry(found, full=task.full)
-    if problem:
-        log.warning("%s: the stored fields are damaged (%s) and are computed anew", task.study, problem)
-        return None
-    return mark_verified(found) if task.full else found
+    return sound_entry(
+        Path(task.folder), task.key, uid=task.entry.uid, format=task.format, study=task.study, full=task.full
+    )
 
 
 def _fill_one(task: _Task) -> Entry:
@@ -347,7 +323,3 @@ def _from_pictures(volume: StoredVolume, streams: StreamsConfig, study: str) -> 
             code="flow-size",
         )
     return from_pictures(pictures, bound=streams.flow.folder_bound)
-
-
-def _study_of(task: _Task) -> str:
-    return task.study
