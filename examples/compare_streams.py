@@ -76,6 +76,7 @@ _TWO = ("Two-Stream", "two-stream")
 _FUSION = ("TwoStreamFusion", "two-stream-fusion")
 _TSN = ("TSN", "tsn")
 _VLAD = ("ActionVLAD", "actionvlad")
+_NARROW: dict[str, Any] = {"network.options.backbone": "cnn-m-2048"}  # Two-Stream's: VGG-16 costs seven times as much
 _HIDDEN = ("Hidden Two-Stream", "hidden-two-stream")
 
 ARMS: dict[str, Arm] = {
@@ -107,10 +108,10 @@ ARMS: dict[str, Arm] = {
     ),
     "tsn-top-k": _arm(*_TSN, "top-k", _BOTH, consensus="top-k", test_consensus="same", keys=_SEGMENTS, against=["tsn"]),
     # ActionVLAD: a vocabulary. All at once: from drawn weights the paper's first turn would teach a classifier noise.
-    "actionvlad-still": _arm(*_VLAD, "vocabulary, flow off", _SLICES, pooling="vlad", keys=_AT_ONCE),
-    "actionvlad-average": _arm(*_VLAD, "average", _BOTH, pooling="average", keys=_AT_ONCE),
+    "actionvlad-still": _arm(*_VLAD, "vocabulary, flow off", _SLICES, pooling="vlad", keys=_AT_ONCE | _NARROW),
+    "actionvlad-average": _arm(*_VLAD, "average", _BOTH, pooling="average", keys=_AT_ONCE | _NARROW),
     "actionvlad": _arm(
-        *_VLAD, "vocabulary", _BOTH, pooling="vlad", keys=_AT_ONCE, against=["actionvlad-average", "actionvlad-still"]
+        *_VLAD, "vocabulary", _BOTH, pooling="vlad", keys=_AT_ONCE | _NARROW, against=["actionvlad-average", "actionvlad-still"]
     ),
     # Hidden Two-Stream: flow is predicted, first without labels.
     "hidden-labels": _arm(*_HIDDEN, "predicted flow, labels alone", _SLICES, keys=_AT_ONCE),
