@@ -111,7 +111,8 @@ ARMS: dict[str, Arm] = {
     "actionvlad-still": _arm(*_VLAD, "vocabulary, flow off", _SLICES, pooling="vlad", keys=_AT_ONCE | _NARROW),
     "actionvlad-average": _arm(*_VLAD, "average", _BOTH, pooling="average", keys=_AT_ONCE | _NARROW),
     "actionvlad": _arm(
-        *_VLAD, "vocabulary", _BOTH, pooling="vlad", keys=_AT_ONCE | _NARROW, against=["actionvlad-average", "actionvlad-still"]
+        *_VLAD, "vocabulary", _BOTH, pooling="vlad", keys=_AT_ONCE | _NARROW,
+        against=["actionvlad-average", "actionvlad-still"],
     ),
     # Hidden Two-Stream: flow is predicted, first without labels.
     "hidden-labels": _arm(*_HIDDEN, "predicted flow, labels alone", _SLICES, keys=_AT_ONCE),
