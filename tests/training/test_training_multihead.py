@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from volrec.cli import main
 from volrec.data.datasets import balance_groups
 from volrec.errors import ConfigError
 from volrec.evaluation import evaluate_scores
+from volrec.planning.facts import _smallest_share
 from volrec.runs import RunFolder
 from volrec.training.data import ClipData
 from volrec.training.losses import StudyLoss, class_weights, soft_targets
@@ -86,17 +89,21 @@ def test_class_weights_are_those_of_each_head() -> None:
     assert weights.tolist() == pytest.approx([4 / 3, 4 / 3, 4 / 6, 1.0, 1.0])
 
 
+def test_the_rarest_class_is_looked_for_within_each_head() -> None:
+    cohort = SimpleNamespace(task="multihead", classes=SUBJECT.classes, targets=SUBJECT.targets)
+    cohort.cases = studies_of([[0, np.nan]] * 4 + [[1, 0]] * 5 + [[2, 1]] * 1)
+    assert _smallest_share(cohort) == pytest.approx(0.1)  # part=rod; side=right has 1 of 6
+
+
 def test_studies_are_balanced_by_their_combination_of_classes() -> None:
-    cases = make_tiny_cases([[0, np.nan], [0, 1], [np.nan, 1], [0, np.nan], [0, 1]])
+    cases = studies_of([[0, np.nan], [0, 1], [np.nan, 1], [0, np.nan], [0, 1]])
     groups = balance_groups(cases, "multihead")
     assert groups[0] == groups[3]
     assert groups[1] == groups[4]
     assert len(set(groups)) == 3
 
 
-def make_tiny_cases(targets: list[list[float]]) -> list[object]:
-    from types import SimpleNamespace
-
+def studies_of(targets: list[list[float]]) -> list[SimpleNamespace]:
     return [SimpleNamespace(target=np.float32(target)) for target in targets]
 
 
@@ -213,8 +220,6 @@ def test_the_run_scores_and_evaluates_other_studies(
 
 
 def test_runs_of_several_heads_are_not_fused(trained: Path, tmp_path: Path) -> None:
-    import shutil
-
     other = shutil.copytree(trained, tmp_path / "other")
     with pytest.raises(ConfigError, match=r"several heads \(part, side\) cannot be fused"):
         volrec.fuse([trained, other], tmp_path / "fused")
