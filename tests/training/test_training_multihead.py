@@ -22,6 +22,7 @@ from volrec.data.datasets import balance_groups
 from volrec.errors import ConfigError
 from volrec.evaluation import evaluate_scores
 from volrec.planning.facts import _smallest_share
+from volrec.report.findings import gather
 from volrec.runs import RunFolder
 from volrec.training.data import ClipData
 from volrec.training.losses import StudyLoss, class_weights, soft_targets
@@ -196,6 +197,11 @@ def test_the_report_has_a_confusion_matrix_for_each_head(trained: Path) -> None:
     assert "How well: side" in text
     assert text.count("Confusion matrix") == 2
     assert "part: one of disc, ring, rod; side: one of left, right" in text
+    scores = RunFolder.open(trained).scores()
+    part, side = gather(RunFolder.open(trained)).by_head
+    np.testing.assert_array_equal(part.predicted, scores[COLUMNS[:3]])
+    np.testing.assert_array_equal(side.predicted, scores[COLUMNS[3:]])
+    assert np.array_equal(side.truth[:, 0] == 1, scores["side"] == "right")
 
 
 def test_the_run_scores_and_evaluates_other_studies(
