@@ -269,10 +269,77 @@ def test_several_targets(tmp_path, found):
     assert again.classes == ("bleed", "tumour")
     with pytest.raises(LabelsError, match="has one target, got 2"):
         join(found, path, DataConfig(target=["bleed", "tumour"], task="binary"))
-    with pytest.raises(LabelsError, match="neither all 0 and 1"):
+    with pytest.raises(LabelsError, match="neither all 0 and 1") as caught:
         join(found, path, DataConfig(target=["bleed", "where"]))
+    assert "data.task=multihead" in caught.value.remedy
     with pytest.raises(LabelsError, match="'where' holds 'site'"):
         join(found, path, DataConfig(target=["bleed", "where"], task="multilabel"))
+
+
+def heads_table(tmp_path: Path, lines: list[str], head: str = "study,organ,side") -> Path:
+    return table(tmp_path, "\n".join([head, *(f"{name},{line}" for name, line in zip(NAMES, lines, strict=False))]))
+
+
+HEADS = DataConfig(target=["organ", "side"], task="multihead")
+HALVES = ["liver,left", "lung,", ",right", "spleen,right", "lung,?", ","]
+
+
+def test_each_target_has_classes_of_its_own_and_cells_may_be_empty(tmp_path, found):
+    cohort = join(found, heads_table(tmp_path, HALVES), HEADS)
+    assert (cohort.task, cohort.targets) == ("multihead", ("organ", "side"))
+    assert cohort.classes == ("organ=liver", "organ=lung", "organ=spleen", "side=left", "side=right")
+    nan = np.nan
+    targets = np.stack([case.target for case in cohort.cases])
+    np.testing.assert_array_equal(targets, [[0, 0], [1, nan], [nan, 1], [2, 1], [1, nan]])
+    assert targets.dtype == np.float32
+    assert codes(cohort).count("label-empty") == 1  # the one with neither
+    assert num_outputs(cohort.task, cohort.classes, cohort.targets) == 5
+    assert "heads: 'organ' of 3 classes (4 studies), 'side' of 2 classes (3 studies)" in cohort.notes
+    # A plan is joined again with the classes that it wrote.
+    assert join(found, heads_table(tmp_path, HALVES), replaced(list(cohort.classes))).classes == cohort.classes
+
+
+def replaced(classes: list[str]) -> DataConfig:
+    return HEADS.model_copy(update={"classes": classes})
+
+
+def test_new_studies_may_lack_all_of_what_a_head_has_learned(tmp_path, found):
+    wanted = ["side=right", "side=left", "organ=lung", "organ=liver"]
+    cohort = join(found, heads_table(tmp_path, [",left", ",right", ",left"]), replaced(wanted))
+    assert cohort.classes == ("organ=lung", "organ=liver", "side=right", "side=left")
+    np.testing.assert_array_equal([case.target[1] for case in cohort.cases], [1, 0, 1])
+    assert np.isnan([case.target[0] for case in cohort.cases]).all()
+    with pytest.raises(LabelsError, match="the same for all studies"):
+        join(found, heads_table(tmp_path, [",left", ",left"]), replaced(wanted))
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "code", "message"),
+    [
+        (HALVES, {"target": ["organ"]}, "labels-task", "several targets, got 1"),
+        (["liver,left", "lung,left"], {}, "one-class", "target 'side' has one class only"),
+        (["liver,", "lung,"], {}, "labels-nan", "'side' is empty"),
+        (HALVES, {"classes": ["organ=liver", "left"]}, "labels-classes", "holds 'left'; .* column=class"),
+        (HALVES, {"classes": ["organ=liver", "organ=lung"]}, "labels-classes", "'organ' also holds 'spleen'"),
+        (HALVES, {"task": "multiclass"}, "labels-task", "a multiclass task has one target, got 2"),
+    ],
+)
+def test_heads_that_cannot_be_are_an_error(tmp_path, found, lines, options, code, message):
+    with pytest.raises(LabelsError, match=message) as caught:
+        join(found, heads_table(tmp_path, lines), HEADS.model_copy(update=options))
+    assert caught.value.code == code
+
+
+def test_a_column_with_the_sign_between_target_and_class_is_refused(tmp_path, found):
+    path = heads_table(tmp_path, HALVES, head="study,organ=x,side")
+    with pytest.raises(LabelsError, match="holds '='"):
+        join(found, path, HEADS.model_copy(update={"target": ["organ=x", "side"]}))
+
+
+def test_slice_labels_do_not_go_with_several_heads(tmp_path, found):
+    marks = table(tmp_path, "study,slice,label\n000,0,liver\n", "slices.csv")
+    with pytest.raises(LabelsError, match="slice labels are those of one target"):
+        join(found, heads_table(tmp_path, HALVES), HEADS.model_copy(update={"slice_labels": str(marks)}))
 
 
 def test_num_outputs():

@@ -54,6 +54,41 @@ def cohorts(draw: st.DrawFn) -> Cohort:
     return cohort_of(rows, task)
 
 
+def headed(rows: list[tuple[float, float]]) -> Cohort:
+    """A cohort of two heads of 2 and 3 classes, a patient a study."""
+    cohort = cohort_of([(f"P{number:02d}", row) for number, row in enumerate(rows)], "multilabel")
+    classes = ("t0=a", "t0=b", "t1=x", "t1=y", "t1=z")
+    return Cohort(cohort.cases, "multihead", ("t0", "t1"), classes)
+
+
+def test_the_classes_of_every_head_are_spread_evenly():
+    nan = float("nan")
+    rows = [(n % 2, nan) for n in range(20)] + [(nan, n % 3) for n in range(30)]
+    cohort = headed(rows)
+    (split,) = make_splits(cohort, SplitConfig(validation=0.25, test=0.2))
+    targets = {case.study: case.target for case in cohort.cases}
+    for part, share in (("train", 0.6), ("validation", 0.2), ("test", 0.2)):
+        own = np.stack([targets[study] for study in split.part(part)])
+        for head, (size, each) in enumerate(((2, 10), (3, 10))):
+            counts = [(own[:, head] == index).sum() for index in range(size)]
+            assert counts == [round(share * each)] * size
+
+
+def test_a_rare_class_of_one_head_is_in_every_part():
+    rows = [(n % 2, float("nan")) for n in range(20)] + [(n % 2, 0 if n < 10 else 1) for n in range(20)]
+    cohort = headed([*rows, (0, 2), (1, 2), (0, 2)])
+    (split,) = make_splits(cohort, SplitConfig())
+    targets = {case.study: case.target for case in cohort.cases}
+    assert all(any(targets[study][1] == 2 for study in split.part(part)) for part in PARTS)
+    with pytest.raises(LabelsError, match=r"class 't1=z' has 3 patients, too few for 5 folds"):
+        make_splits(cohort, SplitConfig(folds=5))
+
+
+def test_a_head_without_two_classes_cannot_be_trained():
+    with pytest.raises(LabelsError, match=r"target 't1' has studies of 1 class"):
+        make_splits(headed([(n % 2, 1 if n < 5 else float("nan")) for n in range(20)]), SplitConfig())
+
+
 def attempt(cohort: Cohort, config: SplitConfig) -> list[Split]:
     """Splits, or give the example up where the cohort is too small for them."""
     try:

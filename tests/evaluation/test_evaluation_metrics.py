@@ -75,6 +75,19 @@ def test_multiclass_metrics_equal_scikit_learn(seed, size, classes):
     agree({n: study_metric(n, "multiclass", y, s) for n in metric_names("multiclass")}, oracle_multiclass(y, s))
 
 
+def test_heads_are_scored_as_multiclass_tasks_over_their_own_studies_and_averaged():
+    rng = np.random.default_rng(4)
+    y = np.column_stack([rng.integers(0, 3, 40), rng.integers(0, 4, 40)]).astype(float)
+    y[:15, 0] = y[30:, 1] = np.nan
+    s = np.concatenate([rng.dirichlet(np.ones(3), 40), rng.dirichlet(np.ones(4), 40)], axis=1)
+    parts = [oracle_multiclass(y[15:, 0].astype(int), s[15:, :3]), oracle_multiclass(y[:30, 1].astype(int), s[:30, 3:])]
+    for name in metric_names("multihead"):
+        found = study_metric(name, "multihead", y, s, heads=(3, 4))
+        assert found == pytest.approx(np.mean([part[name] for part in parts])), name
+    y[:, 1] = np.nan  # what is not known of one head leaves the other
+    assert study_metric("auc", "multihead", y, s, heads=(3, 4)) == pytest.approx(parts[0]["auc"])
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_regression_metrics_equal_scikit_learn(offset):
     rng = np.random.default_rng(0)

@@ -203,6 +203,33 @@ def test_classes_are_compared_as_text():
         assert read_columns(frame, task="binary", classes=("0", "1"), targets=("label",))[0][:, 0].tolist() == [0, 1]
 
 
+def test_each_head_is_evaluated_as_the_multiclass_task_that_it_is():
+    rng = np.random.default_rng(6)
+    frame = table(60, folds=2).drop(columns=["label", "score_yes"])
+    heads = {"grade": ("1", "2", "3"), "side": ("left", "right")}
+    for name, classes in heads.items():
+        frame[name] = rng.choice(classes, 60)
+        frame[[f"score_{name}={one}" for one in classes]] = rng.dirichlet(np.ones(len(classes)), 60)
+    frame["grade"] = frame["grade"].astype(float)  # as a column of numbers with gaps is read
+    frame.loc[:20, "grade"] = np.nan
+    frame.loc[50:, "side"] = None
+    flat = [f"{name}={one}" for name, classes in heads.items() for one in classes]
+    found = evaluate_scores(frame, task="multihead", classes=flat, targets=list(heads), resamples=200)
+    for name, classes in heads.items():
+        alone = frame.rename(columns={f"score_{name}={one}": f"score_{one}" for one in classes})
+        own = evaluate_scores(alone, task="multiclass", classes=classes, targets=[name], resamples=0)
+        assert found["labels"][name]["studies"] == own["studies"]
+        for metric, value in own["metrics"].items():
+            assert found["labels"][name]["metrics"][metric]["value"] == pytest.approx(value["value"])
+            assert found["labels"][name]["metrics"][metric]["low"] < value["value"]
+    both = [found["labels"][name]["metrics"]["auc"]["value"] for name in heads]
+    assert found["metrics"]["auc"]["value"] == pytest.approx(np.mean(both))
+    assert set(found["folds"]) == {"fold-0", "fold-1"}
+    frame["side"] = "left"
+    found = evaluate_scores(frame, task="multihead", classes=flat, targets=list(heads), resamples=0)
+    assert found["labels"]["side"]["metrics"]["auc"]["reason"] == "no study of class right"
+
+
 def test_wrong_tables_are_named():
     with pytest.raises(LabelsError, match=r"lacks column\(s\) score_yes.*study, patient, label"):
         binary(table().drop(columns="score_yes"))
@@ -217,6 +244,8 @@ def test_score_columns_follow_the_outputs_of_the_network():
     assert score_columns("multiclass", classes=("a", "b", "c"), targets=("grade",)) == ["score_a", "score_b", "score_c"]
     assert score_columns("multilabel", classes=(), targets=("x", "y")) == ["score_x", "score_y"]
     assert score_columns("regression", classes=(), targets=("volume",)) == ["score_volume"]
+    heads = ("organ=liver", "organ=lung", "side=left", "side=right")
+    assert score_columns("multihead", classes=heads, targets=("organ", "side")) == [f"score_{name}" for name in heads]
     assert score_columns is inference_columns  # what is written is what is read
 
 

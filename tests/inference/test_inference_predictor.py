@@ -282,6 +282,26 @@ def test_consensus_is_views_averaged_then_clips_pooled_at_the_named_stage(
     np.testing.assert_allclose(link(logits, task), scores, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("consensus", "stage"),
+    [
+        ("mean", "logits"),
+        ("max", "logits"),
+        ("mean", "probabilities"),
+        ("max", "probabilities"),
+        ("sci", "probabilities"),
+    ],
+)
+def test_each_head_is_pooled_by_itself(consensus: str, stage: str) -> None:
+    outputs = np.random.default_rng(5).normal(size=(4, 2, 5)) * 3
+    rule = {"consensus": consensus, "stage": stage}
+    scores, logits = pool(outputs, task="multihead", heads=(3, 2), **rule)
+    first, second = (pool(part, task="multiclass", **rule)[0] for part in (outputs[..., :3], outputs[..., 3:]))
+    np.testing.assert_array_equal(scores, np.concatenate([first, second]))
+    np.testing.assert_allclose(link(logits, "multihead", heads=(3, 2)), scores, rtol=1e-9)
+    np.testing.assert_allclose(link(inverse_link(scores, "multihead"), "multihead", heads=(3, 2)), scores, rtol=1e-9)
+
+
 def test_certain_scores_keep_finite_logits() -> None:
     for task in ("binary", "multiclass"):
         logits = inverse_link(np.array([0.0, 1.0]), task)

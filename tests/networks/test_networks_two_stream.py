@@ -263,7 +263,7 @@ class TestHeads:
         logits = torch.randn(9, 7, dtype=torch.float64, requires_grad=True)
         own = torch.tensor([0, 1, 1, 0, 0, 1, 0, 0, 0])
         targets = torch.tensor([3, 2, 0, 1, 0, 1, 2, 3, 3])
-        loss = head_loss(logits, targets, self.heads, own=own)
+        loss = head_loss(logits, F.one_hot(targets + 4 * own, 7).double(), self.heads)
         first, second = own == 0, own == 1
         expected = F.cross_entropy(logits[first, :4], targets[first]) + F.cross_entropy(
             logits[second, 4:], targets[second]
@@ -277,7 +277,7 @@ class TestHeads:
     def test_a_head_without_studies_adds_nothing(self):
         logits = torch.randn(3, 7, requires_grad=True)
         targets = torch.tensor([0, 1, 2])
-        loss = head_loss(logits, targets, self.heads, own=torch.ones(3, dtype=torch.int64))
+        loss = head_loss(logits, F.one_hot(targets + 4, 7).float(), self.heads)
         torch.testing.assert_close(loss, F.cross_entropy(logits[:, 4:], targets))
         loss.backward()
         assert logits.grad.isfinite().all()
@@ -303,10 +303,7 @@ class TestHeads:
     def test_refuses_heads_that_do_not_fit(self):
         with pytest.raises(ConfigError, match=r"heads of 4 \+ 3 outputs make 7, got num_classes=6"):
             narrow(num_classes=6, heads=self.heads)
-        logits, zeros = torch.zeros(2, 7), torch.zeros(2, dtype=torch.int64)
-        with pytest.raises(ConfigError, match="need 8 logits, got 7"):
-            head_loss(logits, zeros, (4, 4), own=zeros)
-        with pytest.raises(ConfigError, match=r"heads 0 to 1, got own=\[2, 2\]"):
-            head_loss(logits, zeros, self.heads, own=zeros + 2)
-        with pytest.raises(ConfigError, match=r"have \[3, 3\] classes, got targets=\[3, 3\]"):
-            head_loss(logits, zeros + 3, self.heads, own=zeros + 1)
+        with pytest.raises(ConfigError, match="need 8 logits and targets, got 7 and 8"):
+            head_loss(torch.zeros(2, 7), torch.zeros(2, 8), (4, 4))
+        with pytest.raises(ConfigError, match="need 7 logits and targets, got 7 and 2"):
+            head_loss(torch.zeros(2, 7), torch.zeros(2, 2), self.heads)

@@ -148,6 +148,11 @@ def test_counts_of_each_class() -> None:
     assert "a: 1 (50 %)" in _text(console)
     assert "b: 2 (100 %)" in _text(console)
     console = _console()
+    heads = {"targets": ("a", "b"), "classes": ("a=x", "a=y", "b=u", "b=v")}
+    render_cohort(_cohort("multihead", [[0, 1], [1, np.nan], [1, 0], [1, np.nan]], **heads), console)
+    for part in ("a: 4 studies", "x: 1 (25 %)", "y: 3 (75 %)", "b: 2 studies", "u: 1 (50 %)"):
+        assert part in _text(console)
+    console = _console()
     render_cohort(_cohort("regression", [[1], [3]]), console)
     assert "y: mean 2, sd 1, 1 to 3" in _text(console)
 

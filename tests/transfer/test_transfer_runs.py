@@ -411,6 +411,11 @@ class TestWhatIsWrong:
         [
             ({"data.folder": None}, ConfigError, "no folder of studies is named"),
             ({"method.name": "supervised"}, ConfigError, "no table of labels is named"),
+            (
+                {"method.name": "supervised", "data.labels": "labels.csv", "data.task": "multihead"},
+                ConfigError,
+                "labels of one target",
+            ),
             ({"augment.mixup": 0.2}, ConfigError, r"augment\.mixup is 0\.2"),
             ({"optim.freeze": 1}, ConfigError, r"optim\.freeze"),
             ({"optim.layer_decay": 0.5}, ConfigError, r"optim\.layer_decay"),

@@ -171,6 +171,13 @@ def fuse(
     check_leak(sources, tables, learned=("train", "validation") if part == "test" else ("train",))
     first = sources[0]
     naming: dict[str, Any] = {"task": first.task, "classes": first.classes, "targets": first.targets}
+    if first.task == "multihead":
+        raise ConfigError(
+            f"runs of several heads ({', '.join(first.targets)}) cannot be fused.",
+            remedy="Train a run for each target and fuse those, or let one network of two streams read both.",
+            where="data.task",
+            code="fusion-task",
+        )
     if first.task == "regression" and stage is not None:
         raise ConfigError(
             f"stage {stage!r} has no meaning for quantities, which are averaged in their own units.",

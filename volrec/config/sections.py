@@ -24,7 +24,7 @@ __all__ = [
     "WindowConfig",
 ]
 
-Task = Literal["binary", "multiclass", "multilabel", "regression"]
+Task = Literal["binary", "multiclass", "multilabel", "multihead", "regression"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -66,9 +66,11 @@ class DataConfig(Section):
     target: list[str] = Field(default_factory=list)
     """Target columns; empty takes the one that looks like a label, and says which."""
     task: Task | None = None
-    """What the targets are; null infers it from their values and says so."""
+    """What the targets are; null infers it from their values and says so. ``multihead`` is never inferred: each target
+    has classes of its own and a study may lack all but one of them."""
     classes: list[str] = Field(default_factory=list)
-    """Class names in the order of the network's outputs; empty takes them from the labels, sorted."""
+    """Class names in the order of the network's outputs; empty takes them from the labels, sorted. Those of a multihead
+    task are written ``column=class``."""
     slice_labels: str | None = None
     """CSV with ``study``, ``slice`` (index in the canonical order) or ``z`` (mm), ``label``: for slicewise networks."""
     slice_label_weight: NonNegative = 0.5

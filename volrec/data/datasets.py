@@ -270,7 +270,8 @@ class StudySampler(Sampler[Draw]):
 def balance_groups(cases: Sequence[Case], task: str) -> list[int]:
     """Return the group of each study for balanced sampling.
 
-    The class for binary and multiclass tasks; for multilabel tasks the rarest label that the study has, or none.
+    The class for binary and multiclass tasks; for multilabel tasks the rarest label that the study has, or none; for
+    multihead tasks the combination of its classes.
 
     Raises
     ------
@@ -285,6 +286,9 @@ def balance_groups(cases: Sequence[Case], task: str) -> list[int]:
             code="balance",
         )
     targets = np.stack([np.asarray(case.target, dtype=np.float64).reshape(-1) for case in cases])
+    if task == "multihead":
+        _, groups = np.unique(np.nan_to_num(targets, nan=-1), axis=0, return_inverse=True)
+        return [int(group) for group in groups.reshape(-1)]
     if task != "multilabel":
         return [int(value) for value in targets[:, 0]]
     present = targets > 0.5

@@ -50,7 +50,8 @@ class Case:
     series : Series
         What is read.
     target : numpy.ndarray
-        float32: ``(K,)`` for binary, multilabel and regression, ``(1,)`` holding the class index for multiclass.
+        float32: ``(K,)`` for binary, multilabel and regression, ``(1,)`` holding the class index for multiclass;
+        multihead: ``(targets,)``, the class index within each, NaN where the study has none.
     split : str, optional
         ``"train"``, ``"validation"`` or ``"test"`` where the table says so.
     slice_targets : numpy.ndarray, optional
@@ -75,11 +76,11 @@ class Cohort:
     cases : tuple of Case
         Sorted by study.
     task : str
-        ``"binary"``, ``"multiclass"``, ``"multilabel"`` or ``"regression"``.
+        ``"binary"``, ``"multiclass"``, ``"multilabel"``, ``"multihead"`` or ``"regression"``.
     targets : tuple of str
         Target columns.
     classes : tuple of str
-        Binary: negative, positive. Multiclass: in the order of the outputs. Multilabel: the targets. Regression: none.
+        As of `volrec.data.targets.Coding`.
     problems : tuple of Problem
         Labels without a study, studies without a label, and what else was left out.
     notes : tuple of str
@@ -149,7 +150,7 @@ def join(index: StudyIndex, labels_path: Path | str, data: DataConfig) -> Cohort
     Returns
     -------
     Cohort
-        Every study with a target; its problems name what has none.
+        Every study with a target (multihead: with one of them at least); its problems name what has none.
 
     Raises
     ------
@@ -166,7 +167,8 @@ def join(index: StudyIndex, labels_path: Path | str, data: DataConfig) -> Cohort
     notes = [*match.notes, *notes]
 
     values = {study: [str(table.at[line, name]) for name in targets] for study, line in rows.items()}
-    empty = {study for study, cells in values.items() if any(map(is_missing, cells))}
+    lacking = all if data.task == "multihead" else any
+    empty = {study for study, cells in values.items() if lacking(map(is_missing, cells))}
     problems += [_unlabelled(study, values[study], targets, rows[study], where) for study in sorted(empty)]
     used = sorted(values.keys() - empty)
     if not used:
@@ -292,6 +294,15 @@ def _check_variety(coding: Coding, values: np.ndarray, where: str) -> None:
         present = np.unique(values)
         if len(present) < 2:
             raise one_class(coding.classes[int(present[0])], len(values), where)
+        return
+    if coding.task == "multihead":
+        if all(len(np.unique(column[np.isfinite(column)])) < 2 for column in values.T):
+            raise LabelsError(
+                f"each of {_columns(coding.targets)} is the same for all studies that have a value in it.",
+                remedy="Add studies of other classes, or choose other targets.",
+                where=where,
+                code="one-class",
+            )
         return
     constant = [name for name, column in zip(coding.targets, values.T, strict=True) if len(np.unique(column)) < 2]
     if constant:

@@ -82,6 +82,13 @@ def join_slice_labels(
             where=where,
             code="slice-labels",
         )
+    if coding.task == "multihead":
+        raise LabelsError(
+            f"slice labels are those of one target, the task has {len(coding.targets)}.",
+            remedy="Leave data.slice_labels out, or learn one target alone.",
+            where=where,
+            code="slice-labels",
+        )
     table = read_table(path)
     name, mark = column_named(table, "path") or column_named(table, "study"), column_named(table, "label")
     number, place = column_named(table, "slice"), column_named(table, "z")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from volrec.data.label_table import read_table, some
+from volrec.data.targets import head_sizes
 from volrec.errors import ConfigError, LabelsError, Problem
 from volrec.files import write_atomically
 
@@ -80,6 +81,8 @@ def make_splits(cohort: Cohort, config: SplitConfig) -> list[Split]:
         Folds together with a column ``split``, a single fold, or a fold that is not there.
     """
     _check_config(cohort, config)
+    _check_heads(cohort)
+    hard = cohort.task in ("binary", "multiclass", "multihead")
     patients = _patients(cohort.cases)
     features, names = _features(cohort)
     counts = {patient: np.sum([features[study] for study in studies], axis=0) for patient, studies in patients.items()}
@@ -93,7 +96,7 @@ def make_splits(cohort: Cohort, config: SplitConfig) -> list[Split]:
     if any(case.split for case in cohort.cases):
         splits = [_obey(cohort, config, patients, divide)]
     elif config.folds:
-        _check_folds(patients, counts, names, config.folds, hard=cohort.task in ("binary", "multiclass"))
+        _check_folds(patients, counts, names, config.folds, hard=hard)
         folds = divide(patients, [1 / config.folds] * config.folds, "folds")
         splits = []
         for number, test in enumerate(folds):
@@ -108,7 +111,7 @@ def make_splits(cohort: Cohort, config: SplitConfig) -> list[Split]:
         shares = [1 - config.test - validation_share, validation_share, config.test]
         splits = [named("split", *divide(patients, shares, "shares"))]
     for split in splits:
-        _check_classes(split, features, names, hard=cohort.task in ("binary", "multiclass"))
+        _check_classes(split, features, names, hard=hard)
     check_leak(splits, cohort)
     return splits
 
@@ -250,6 +253,18 @@ def _check_config(cohort: Cohort, config: SplitConfig) -> None:
         )
 
 
+def _check_heads(cohort: Cohort) -> None:
+    """Make sure that there is something to learn for every head of a multihead task."""
+    for place in range(len(head_sizes(cohort.task, cohort.classes, cohort.targets))):
+        found = {float(case.target[place]) for case in cohort.cases if np.isfinite(case.target[place])}
+        if len(found) < 2:
+            raise LabelsError(
+                f"target '{cohort.targets[place]}' has studies of {len(found)} class(es): it cannot be learned.",
+                remedy="Leave it out of the targets, or add studies of another class.",
+                code="one-class",
+            )
+
+
 def _obey(cohort: Cohort, config: SplitConfig, patients: Mapping[str, list[str]], divide: Divide) -> Split:
     """Return the split that the table asks for."""
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
@@ -298,6 +313,11 @@ def _features(cohort: Cohort) -> tuple[dict[str, np.ndarray], list[str]]:
     values = np.stack([np.asarray(case.target, dtype=np.float64).reshape(-1) for case in cases])
     if cohort.task in ("binary", "multiclass"):
         table = values[:, :1] == np.arange(len(cohort.classes))
+        names = [f"class '{name}'" for name in cohort.classes]
+    elif cohort.task == "multihead":
+        sizes = head_sizes(cohort.task, cohort.classes, cohort.targets)
+        # A study without a class of a head is in none of its columns.
+        table = np.column_stack([values[:, [place]] == np.arange(size) for place, size in enumerate(sizes)])
         names = [f"class '{name}'" for name in cohort.classes]
     elif cohort.task == "multilabel":
         table = np.column_stack((values > 0.5, values < 0.5))

@@ -12,10 +12,10 @@ import numpy as np
 from volrec.data.label_table import is_missing, some, to_number
 from volrec.errors import LabelsError
 
-__all__ = ["Coding", "Task", "class_name", "infer_coding", "num_outputs", "one_class"]
+__all__ = ["Coding", "Task", "class_name", "head_classes", "head_sizes", "infer_coding", "num_outputs", "one_class"]
 
-Task = Literal["binary", "multiclass", "multilabel", "regression"]
-TASKS = ("binary", "multiclass", "multilabel", "regression")
+Task = Literal["binary", "multiclass", "multilabel", "multihead", "regression"]
+TASKS = ("binary", "multiclass", "multilabel", "multihead", "regression")
 MOST_CLASSES = 50
 GRADES = 10  # more whole numbers than these are a measurement
 NEGATIVE = frozenset(
@@ -34,11 +34,13 @@ class Coding:
     Attributes
     ----------
     task : str
-        ``"binary"``, ``"multiclass"``, ``"multilabel"`` or ``"regression"``.
+        ``"binary"``, ``"multiclass"``, ``"multilabel"``, ``"multihead"`` or ``"regression"``.
     targets : tuple of str
         Target columns.
     classes : tuple of str
-        Binary: negative, positive. Multiclass: in the order of the outputs. Multilabel: the targets. Regression: none.
+        Binary: negative, positive. Multiclass: in the order of the outputs. Multilabel: the targets. Multihead:
+        ``"column=class"`` in the order of the outputs, the classes of one target after those of another (see
+        `head_classes`). Regression: none.
     notes : tuple of str
         What was inferred.
     """
@@ -51,11 +53,17 @@ class Coding:
     def encode(self, cells: Sequence[str]) -> np.ndarray:
         """Return the target of one study, float32 ``(K,)``; multiclass ``(1,)``, the class index.
 
+        Multihead: ``(targets,)``, the class index within each target, NaN where the study has none.
+
         Raises
         ------
         LabelsError
             A value that is no class or no number.
         """
+        heads = head_classes(self.task, self.classes, self.targets).values()
+        if heads:
+            values = [_class_index(cell, own) for cell, own in zip(cells, heads, strict=True)]
+            return np.array(values, dtype=np.float32)
         return np.array([self.value(cell) for cell in cells], dtype=np.float32)
 
     def value(self, cell: str) -> float:
@@ -67,22 +75,31 @@ class Coding:
             if number is None:
                 raise LabelsError(f"{cell!r} is no number.", remedy="Mend it, or leave it empty.", code="labels-value")
             return number
-        names = ("0", "1") if self.task == "multilabel" else self.classes
-        name = class_name(cell)
-        if name not in names:
-            raise LabelsError(
-                f"{cell!r} is none of the classes {some(names, 10)}.",
-                remedy="Mend it, or name all classes (data.classes).",
-                code="labels-value",
-            )
-        return float(names.index(name))
+        return _class_index(cell, ("0", "1") if self.task == "multilabel" else self.classes)
 
 
 def num_outputs(task: str, classes: Sequence[str], targets: Sequence[str]) -> int:
     """Return the number of outputs of a network: one for two classes, one a class, one a label, one a measurement."""
     if task == "binary":
         return 1
-    return len(classes) if task == "multiclass" else len(targets)
+    return len(classes) if task in ("multiclass", "multihead") else len(targets)
+
+
+def head_classes(task: str, classes: Sequence[str], targets: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the classes of each target of a multihead task, by its column; nothing for every other task.
+
+    The outputs are the classes of the first target, then those of the second, and so on.
+    """
+    if task != "multihead":
+        return {}
+    return {
+        name: tuple(one.removeprefix(f"{name}=") for one in classes if one.startswith(f"{name}=")) for name in targets
+    }
+
+
+def head_sizes(task: str, classes: Sequence[str], targets: Sequence[str]) -> tuple[int, ...]:
+    """Return the number of outputs of each head of a multihead task; nothing for every other task."""
+    return tuple(len(own) for own in head_classes(task, classes, targets).values())
 
 
 def class_name(cell: str) -> str:
@@ -116,13 +133,15 @@ def infer_coding(
     """
     filled = {name: [cell for cell in cells if not is_missing(cell)] for name, cells in columns.items()}
     for name, cells in filled.items():
-        if not cells:
+        if not cells and not (task == "multihead" and classes):  # new studies may lack what a head has learned
             raise LabelsError(
                 f"column '{name}' is empty for every study that was found.",
                 remedy="Fill it, or choose another target.",
                 where=where,
                 code="labels-nan",
             )
+    if task == "multihead":
+        return _multihead(filled, classes, where)
     if len(filled) > 1:
         return _several(filled, task, classes, where)
     ((name, cells),) = filled.items()
@@ -198,7 +217,7 @@ def _several(filled: Mapping[str, list[str]], task: Task | None, classes: Sequen
     if task in ("binary", "multiclass"):
         raise LabelsError(
             f"a {task} task has one target, got {len(filled)} ({', '.join(filled)}).",
-            remedy="Choose one, or set data.task to multilabel or regression.",
+            remedy="Choose one, or set data.task to multihead (each its own classes), multilabel or regression.",
             where=where,
             code="labels-task",
         )
@@ -208,7 +227,8 @@ def _several(filled: Mapping[str, list[str]], task: Task | None, classes: Sequen
     if task is None and not all(to_number(cell) is not None for cells in filled.values() for cell in cells):
         raise LabelsError(
             f"the targets {', '.join(filled)} are neither all 0 and 1 (multilabel) nor all numbers (regression).",
-            remedy="Choose one target, or targets of one kind.",
+            remedy="Choose one target, or targets of one kind. If each has classes of its own, set data.task to "
+            "multihead (`volrec train … --set data.task=multihead`).",
             where=where,
             code="labels-task",
         )
@@ -230,6 +250,62 @@ def _multilabel(filled: Mapping[str, list[str]], classes: Sequence[str], where: 
         raise _no_classes("multilabel", classes, where)
     note = f"task: multilabel, as all {len(filled)} targets are 0 or 1"
     return Coding("multilabel", tuple(filled), tuple(filled), (note,))
+
+
+def _multihead(filled: Mapping[str, list[str]], classes: Sequence[str], where: str) -> Coding:
+    if len(filled) < 2:
+        raise LabelsError(
+            f"a multihead task has several targets, got {len(filled)} ({', '.join(filled)}).",
+            remedy="Name them all (--target a --target b), or set data.task to multiclass.",
+            where=where,
+            code="labels-task",
+        )
+    unclear = [name for name in filled if "=" in name]
+    if unclear:
+        raise LabelsError(
+            f"the name of column '{unclear[0]}' holds '=', which stands between a target and its class.",
+            remedy="Rename the column.",
+            where=where,
+            code="labels-columns",
+        )
+    wrong = [one for one in classes if one.partition("=")[0] not in filled or "=" not in one]
+    if wrong:
+        raise LabelsError(
+            f"data.classes holds {some(map(repr, wrong))}; those of a multihead task are written column=class, of the "
+            f"columns {', '.join(filled)}.",
+            remedy="Correct them, or leave data.classes out.",
+            where=where,
+            code="labels-classes",
+        )
+    given = head_classes("multihead", classes, tuple(filled))
+    names: dict[str, tuple[str, ...]] = {}
+    for name, cells in filled.items():
+        kinds = Counter(map(class_name, cells))
+        names[name] = _names(kinds, given[name], name, where)
+        if len(names[name]) < 2:
+            raise LabelsError(
+                f"target '{name}' has one class only ('{', '.join(names[name])}', {len(cells)} studies).",
+                remedy="Leave it out of the targets, or add studies of another class.",
+                where=where,
+                code="one-class",
+            )
+    counted = ", ".join(f"'{name}' of {len(own)} classes ({len(filled[name])} studies)" for name, own in names.items())
+    flat = tuple(f"{name}={one}" for name, own in names.items() for one in own)
+    return Coding("multihead", tuple(filled), flat, ("task: multihead, as configured", f"heads: {counted}"))
+
+
+def _class_index(cell: str, names: Sequence[str]) -> float:
+    """Return the place of a cell's class among `names`; NaN where it is empty."""
+    if is_missing(cell):
+        return float("nan")
+    name = class_name(cell)
+    if name not in names:
+        raise LabelsError(
+            f"{cell!r} is none of the classes {some(names, 10)}.",
+            remedy="Mend it, or name all classes (data.classes).",
+            code="labels-value",
+        )
+    return float(names.index(name))
 
 
 def _regression(filled: Mapping[str, list[str]], notes: tuple[str, ...], classes: Sequence[str], where: str) -> Coding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from volrec.errors import ConfigError
 from volrec.evaluation import weighted
+from volrec.inference.consensus import split_heads
 
 __all__ = ["all_metrics", "complete_rows", "default_metric", "higher_is_better", "metric_names", "study_metric"]
 
@@ -25,10 +27,12 @@ _BINARY = (
     "brier",
     "loss",
 )
+_CLASSES = ("auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "loss")
 _NAMES = {
     "binary": _BINARY,
-    "multiclass": ("auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "loss"),
+    "multiclass": _CLASSES,
     "multilabel": _BINARY,
+    "multihead": _CLASSES,
     "regression": ("mae", "rmse", "r2", "loss"),
 }
 _LOWER_IS_BETTER = frozenset({"brier", "loss", "mae", "rmse"})
@@ -57,25 +61,27 @@ def higher_is_better(name: str) -> bool:
     return name not in _LOWER_IS_BETTER
 
 
-def study_metric(name: str, task: str, targets: ArrayLike, scores: ArrayLike) -> float:
+def study_metric(name: str, task: str, targets: ArrayLike, scores: ArrayLike, *, heads: Sequence[int] = ()) -> float:
     """Return one metric of a set of studies.
 
     Parameters
     ----------
     name : str
         Metric (`metric_names`), or "auto" for the task's default.
-    task : {"binary", "multiclass", "multilabel", "regression"}
+    task : {"binary", "multiclass", "multilabel", "multihead", "regression"}
         What the targets are.
     targets : array of shape (N, K), or (N,) where K is 1
-        0/1 per label, one class index, or quantities. NaN marks a missing target: the row (the entry, where there are
-        several labels) is left out.
+        0/1 per label, one class index (per head), or quantities. NaN marks a missing target: the row (the entry, where
+        there are several labels or heads) is left out.
     scores : array of shape (N, K')
-        Probabilities of the positive class, of every class, of every label, or predicted quantities.
+        Probabilities of the positive class, of every class (of every head), of every label, or predicted quantities.
+    heads : sequence of int
+        Outputs of each head of a multihead task.
 
     Returns
     -------
     float
-        Mean over labels or quantities where there are several; NaN where it is not defined.
+        Mean over labels, heads or quantities where there are several; NaN where it is not defined.
 
     Raises
     ------
@@ -87,12 +93,12 @@ def study_metric(name: str, task: str, targets: ArrayLike, scores: ArrayLike) ->
         raise _unknown(name, metric_names(task), task)
     truth, guess = as_columns(targets), as_columns(scores)
     ones = np.ones((1, len(truth)))
-    overall, _ = all_metrics(task, truth, guess, ones)
+    overall, _ = all_metrics(task, truth, guess, ones, heads=heads)
     return float(overall[name][0])
 
 
 def all_metrics(
-    task: str, targets: Array, scores: Array, weights: Array
+    task: str, targets: Array, scores: Array, weights: Array, *, heads: Sequence[int] = ()
 ) -> tuple[dict[str, Array], list[dict[str, Array]]]:
     """Return every metric of a task for many weightings of the studies.
 
@@ -104,15 +110,21 @@ def all_metrics(
         As for `study_metric`.
     weights : array of shape (R, N)
         One row a resample.
+    heads : sequence of int
+        Outputs of each head of a multihead task.
 
     Returns
     -------
     overall : dict
-        From name to (R,) values; means over labels that are defined where there are several.
+        From name to (R,) values; means over labels or heads that are defined where there are several.
     columns : list of dict
-        The same for each label or quantity by itself.
+        The same for each label, head or quantity by itself.
     """
     names = metric_names(task)
+    if task == "multihead":
+        parts = zip(targets.T, split_heads(scores, heads), strict=True)
+        columns = [all_metrics("multiclass", own[:, None], part, weights)[0] for own, part in parts]
+        return {name: _mean_known([column[name] for column in columns]) for name in names}, columns
     known = complete_rows(targets, scores, task)
     if task == "multiclass":
         rows = known[:, 0]
@@ -136,9 +148,10 @@ def all_metrics(
 
 
 def complete_rows(targets: Array, scores: Array, task: str) -> NDArray[np.bool_]:
-    """Return where target and score are both known: (N, K), one column for multiclass."""
-    if task == "multiclass":
-        return np.asarray(np.isfinite(targets[:, :1]) & np.isfinite(scores).all(1, keepdims=True))
+    """Return where target and score are both known: (N, K), one column for multiclass, one a head for multihead."""
+    if task in ("multiclass", "multihead"):
+        own = targets[:, :1] if task == "multiclass" else targets
+        return np.asarray(np.isfinite(own) & np.isfinite(scores).all(1, keepdims=True))
     return np.asarray(np.isfinite(targets) & np.isfinite(scores))
 
 

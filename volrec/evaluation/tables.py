@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volrec.data.targets import head_classes, head_sizes
 from volrec.errors import ConfigError, LabelsError
 from volrec.evaluation.metrics import all_metrics, complete_rows, metric_names
+from volrec.inference.consensus import split_heads
 from volrec.inference.tables import score_columns
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def evaluate_scores(
     table : DataFrame
         A row a study: ``patient`` (else ``study``), the target columns, the score columns (`score_columns`), and
         ``fold`` (or ``split``) where it comes from cross-validation.
-    task : {"binary", "multiclass", "multilabel", "regression"}
+    task : {"binary", "multiclass", "multilabel", "multihead", "regression"}
         What the targets are.
     classes : sequence of str
         Class names; for a binary task (negative, positive).
@@ -58,8 +60,8 @@ def evaluate_scores(
     dict
         JSON types only. ``task, studies, patients, left_out`` (rows without target or score), ``resamples, level``;
         ``metrics``: from name to ``{value, low, high}`` over all studies pooled, with ``reason`` where one of them
-        is None; ``labels``: the same for each of several labels or quantities; with folds also ``folds`` (per fold
-        ``studies, patients, metrics`` as plain values) and ``fold_mean`` (mean over folds with interval, patients
+        is None; ``labels``: the same for each of several labels, heads or quantities; with folds also ``folds`` (per
+        fold ``studies, patients, metrics`` as plain values) and ``fold_mean`` (mean over folds with interval, patients
         drawn within each fold).
 
     Raises
@@ -89,15 +91,19 @@ def evaluate_scores(
         "level": _LEVEL,
     }
     rng = np.random.default_rng(seed)
-    point, point_columns = all_metrics(task, truth, scores, np.ones((1, len(truth))))
-    drawn, drawn_columns = _resampled(task, truth, scores, patients, resamples, rng)
+    heads = head_sizes(task, classes, targets)
+    point, point_columns = all_metrics(task, truth, scores, np.ones((1, len(truth))), heads=heads)
+    drawn, drawn_columns = _resampled(task, truth, scores, patients, resamples, rng, heads)
     why = _reason(task, truth, scores, classes)
     result["metrics"] = _with_intervals(point, drawn, why)
     if len(targets) > 1:
         result["labels"] = {}
+        parts = split_heads(scores, heads) if heads else np.split(scores, len(targets), axis=1)
+        named = head_classes(task, classes, targets)
         for index, name in enumerate(targets):
-            one = slice(index, index + 1)
-            own = _reason(task, truth[:, one], scores[:, one], classes)
+            own = _reason(
+                "multiclass" if heads else task, truth[:, [index]], parts[index], named[name] if heads else classes
+            )
             entry = _with_intervals(point_columns[index], drawn_columns[index], own)
             result["labels"][name] = {
                 "studies": int(complete_rows(truth, scores, task)[:, index].sum()),
@@ -106,7 +112,7 @@ def evaluate_scores(
     group = next((name for name in ("fold", "split") if name in rows), None)
     folds = np.array([]) if group is None else rows[group].astype(str).to_numpy()
     if len(set(folds)) > 1:
-        result |= _by_fold(task, truth, scores, patients, folds, resamples, rng)
+        result |= _by_fold(task, truth, scores, patients, folds, resamples, rng, heads)
     return result
 
 
@@ -134,9 +140,10 @@ def read_columns(
     numbers = [pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64) for name in wanted[len(targets) :]]
     scores = np.stack(numbers, axis=1)
     columns = []
+    heads = head_classes(task, classes, targets)
     for name in targets:
-        if task in {"binary", "multiclass"}:
-            columns.append(_class_indices(table[name], classes, name))
+        if heads or task in {"binary", "multiclass"}:
+            columns.append(_class_indices(table[name], heads.get(name, classes), name))
         else:
             columns.append(pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64))
     return np.stack(columns, axis=1), scores
@@ -166,7 +173,13 @@ def _as_text(value: Any) -> str:
 
 
 def _resampled(
-    task: str, truth: Array, scores: Array, patients: NDArray[np.intp], resamples: int, rng: np.random.Generator
+    task: str,
+    truth: Array,
+    scores: Array,
+    patients: NDArray[np.intp],
+    resamples: int,
+    rng: np.random.Generator,
+    heads: Sequence[int],
 ) -> tuple[dict[str, Array], list[dict[str, Array]]]:
     """Return every metric in `resamples` draws of patients with replacement."""
     _, owners = np.unique(patients, return_inverse=True)
@@ -179,7 +192,7 @@ def _resampled(
     if count > 1:
         for start in range(0, resamples, step):
             drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - start))
-            one, several = all_metrics(task, truth, scores, drawn[:, owners].astype(np.float64))
+            one, several = all_metrics(task, truth, scores, drawn[:, owners].astype(np.float64), heads=heads)
             overall.append(one)
             columns.append(several)
     joined = {name: np.concatenate([part[name] for part in overall] or [np.empty(0)]) for name in names}
@@ -198,14 +211,15 @@ def _by_fold(
     folds: NDArray[Any],
     resamples: int,
     rng: np.random.Generator,
+    heads: Sequence[int],
 ) -> dict[str, Any]:
     values: list[dict[str, Array]] = []
     draws: list[dict[str, Array]] = []
     entries: dict[str, dict[str, Any]] = {}
     for fold in sorted(set(folds), key=_natural):
         rows = folds == fold
-        point, _ = all_metrics(task, truth[rows], scores[rows], np.ones((1, int(rows.sum()))))
-        drawn, _ = _resampled(task, truth[rows], scores[rows], patients[rows], resamples, rng)
+        point, _ = all_metrics(task, truth[rows], scores[rows], np.ones((1, int(rows.sum()))), heads=heads)
+        drawn, _ = _resampled(task, truth[rows], scores[rows], patients[rows], resamples, rng, heads)
         values.append(point)
         draws.append(drawn)
         entries[fold] = {
@@ -249,6 +263,8 @@ def _reason(task: str, truth: Array, scores: Array, classes: Sequence[str]) -> s
     known = complete_rows(truth, scores, task)
     if not known.any():
         return "no study has both target and score"
+    if task == "multihead":
+        return "for no target are there studies of every class"
     values = np.unique(truth[:, : known.shape[1]][known])
     if task == "regression":
         return "the targets are constant" if len(values) == 1 else ""

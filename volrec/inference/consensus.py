@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import expit, logit, softmax
 
 from volrec.errors import ConfigError
 
-__all__ = ["CONSENSUSES", "TASKS", "check_consensus", "inverse_link", "link", "pool", "sparsity"]
+__all__ = ["CONSENSUSES", "TASKS", "check_consensus", "inverse_link", "link", "pool", "sparsity", "split_heads"]
 
 CONSENSUSES = ("mean", "max", "sci")
-TASKS = ("binary", "multiclass", "multilabel", "regression")
+TASKS = ("binary", "multiclass", "multilabel", "multihead", "regression")
 TINY = np.finfo(np.float64).tiny
 
 
-def link(logits: np.ndarray, task: str) -> np.ndarray:
-    """Return scores (..., K) of logits (..., K): sigmoid, softmax over K (multiclass), or the values themselves."""
+def link(logits: np.ndarray, task: str, *, heads: Sequence[int] = ()) -> np.ndarray:
+    """Return scores (..., K) of logits (..., K): sigmoid, softmax over K (multiclass), or the values themselves.
+
+    Multihead: the softmax over the outputs of each of the `heads`.
+    """
     if task == "regression":
         return logits
+    if task == "multihead":
+        return np.concatenate([softmax(part, axis=-1) for part in split_heads(logits, heads)], axis=-1)
     return softmax(logits, axis=-1) if task == "multiclass" else expit(logits)
 
 
 def inverse_link(scores: np.ndarray, task: str) -> np.ndarray:
-    """Return logits (..., K) whose scores these are (for multiclass those that sum up in exp to one)."""
+    """Return logits (..., K) whose scores these are (for multiclass and each head those that sum up in exp to one)."""
     if task == "regression":
         return scores
-    if task == "multiclass":
+    if task in ("multiclass", "multihead"):
         return np.log(np.maximum(scores, TINY))
     return logit(np.clip(scores, TINY, 1 - np.finfo(np.float64).epsneg))
+
+
+def split_heads(values: np.ndarray, heads: Sequence[int]) -> list[np.ndarray]:
+    """Return the part (..., outputs) of values (..., sum of heads) that belongs to each head of a multihead task."""
+    return np.split(values, np.cumsum(heads)[:-1], axis=-1)
 
 
 def sparsity(probabilities: np.ndarray) -> np.ndarray:
@@ -51,7 +63,7 @@ def check_consensus(consensus: str, *, task: str, stage: str) -> None:
             raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}.", where=name, code="config")
     if consensus != "sci":
         return
-    if task not in ("binary", "multiclass"):
+    if task not in ("binary", "multiclass", "multihead"):
         lack = "its values are no probabilities" if task == "regression" else "its labels do not exclude each other"
         raise ConfigError(
             f"consensus 'sci' weighs a score by how far one class stands out from the others; the task is {task}, and "
@@ -69,7 +81,9 @@ def check_consensus(consensus: str, *, task: str, stage: str) -> None:
         )
 
 
-def pool(outputs: np.ndarray, *, task: str, consensus: str, stage: str) -> tuple[np.ndarray, np.ndarray]:
+def pool(
+    outputs: np.ndarray, *, task: str, consensus: str, stage: str, heads: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Pool the outputs of a study: the mean over its views, then the consensus over its clips.
 
     The consensus ``sci`` is FSTCN's: over the views of a clip a mean weighted by `sparsity`, over clips the maximum.
@@ -80,11 +94,13 @@ def pool(outputs: np.ndarray, *, task: str, consensus: str, stage: str) -> tuple
     outputs : ndarray
         (clips, views, K) float64 logits; a view is one combination of mirrored axes.
     task : str
-        ``binary``, ``multiclass``, ``multilabel`` or ``regression``.
+        ``binary``, ``multiclass``, ``multilabel``, ``multihead`` (each head as a multiclass task) or ``regression``.
     consensus : {"mean", "max", "sci"}
         Over clips. Probabilities of exclusive classes are brought back to a sum of one after ``max`` and ``sci``.
     stage : {"logits", "probabilities"}
         What is pooled: before or after sigmoid or softmax.
+    heads : sequence of int
+        Outputs of each head of a multihead task.
 
     Returns
     -------
@@ -98,6 +114,10 @@ def pool(outputs: np.ndarray, *, task: str, consensus: str, stage: str) -> tuple
     """
     check_consensus(consensus, task=task, stage=stage)
     values = np.asarray(outputs, dtype=np.float64)
+    if task == "multihead":
+        own = [pool(part, task="multiclass", consensus=consensus, stage=stage) for part in split_heads(values, heads)]
+        scores, logits = (np.concatenate(parts) for parts in zip(*own, strict=True))
+        return scores, logits
     if stage == "probabilities":
         values = link(values, task)
     if consensus == "sci":

@@ -16,6 +16,7 @@ from volrec.config import (
     SeriesConfig,
     StreamsConfig,
 )
+from volrec.data.targets import head_sizes
 from volrec.errors import RunError
 from volrec.inference.predictor import Precision, Predictor, best_device
 from volrec.networks import SequenceNetwork
@@ -130,6 +131,7 @@ def load_member(member: Member, *, device: torch.device, precision: Precision = 
             precision=precision,
             regression_scaling=card.get("regression"),
             streams=contract.streams,
+            heads=head_sizes(contract.task, contract.classes, contract.targets),
         )
     except KeyError as error:
         raise _unfit(member, f"the card of these weights lacks {error}") from error

@@ -39,8 +39,8 @@ class StudyScore:
     Attributes
     ----------
     scores : ndarray
-        (K',) float64: probability of the positive class (binary, one value), of each class (multiclass), of each label
-        (multilabel), or values in the targets' own units (regression).
+        (K',) float64: probability of the positive class (binary, one value), of each class (multiclass; multihead: of
+        each class of each head), of each label (multilabel), or values in the targets' own units (regression).
     logits : ndarray
         (K',) float64: the same before sigmoid or softmax; standardised values (regression).
     clips : int
@@ -75,7 +75,7 @@ class Predictor:
     protocol : ProtocolConfig
         Clips, overlap, snippets, consensus, stage, flips.
     task : str
-        ``binary``, ``multiclass``, ``multilabel`` or ``regression``.
+        ``binary``, ``multiclass``, ``multilabel``, ``multihead`` or ``regression``.
     device : torch device or str, optional
         Where to compute (the network is moved there); None: where it is.
     precision : {"32", "auto", "16", "bf16"}
@@ -84,6 +84,8 @@ class Predictor:
         ``mean`` and ``std`` (K,) of the training targets, undone in the scores.
     streams : StreamsConfig, optional
         What the network reads; None: the slices alone.
+    heads : sequence of int
+        Outputs of each head of a multihead task.
 
     Raises
     ------
@@ -103,6 +105,7 @@ class Predictor:
         precision: Precision = "32",
         regression_scaling: Mapping[str, Sequence[float]] | None = None,
         streams: StreamsConfig | None = None,
+        heads: Sequence[int] = (),
     ) -> None:
         check_consensus(protocol.consensus, task=task, stage=protocol.stage)
         self.network = network if device is None else network.to(device)
@@ -112,6 +115,7 @@ class Predictor:
         self.sampling = sampling
         self.protocol = protocol
         self.task = task
+        self.heads = tuple(heads)
         self.precision = precision
         self.scaling = None
         if regression_scaling is not None:
@@ -173,9 +177,15 @@ class Predictor:
                 remedy="Look at the study's intensities, or score with precision 32.",
                 code="not-finite",
             )
-        scores, logits = pool(outputs, task=self.task, consensus=self.protocol.consensus, stage=self.protocol.stage)
+        scores, logits = pool(
+            outputs,
+            task=self.task,
+            consensus=self.protocol.consensus,
+            stage=self.protocol.stage,
+            heads=self.heads,
+        )
         if slices is not None:
-            slices = self._unscaled(link(slices, self.task))
+            slices = self._unscaled(link(slices, self.task, heads=self.heads))
         return StudyScore(self._unscaled(scores), logits, len(clips), slices)
 
     def complete(

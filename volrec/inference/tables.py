@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from volrec.data.targets import head_classes
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -19,11 +21,12 @@ __all__ = ["logit_columns", "score_columns", "score_table", "target_values"]
 def score_columns(task: str, *, classes: Sequence[str], targets: Sequence[str]) -> list[str]:
     """Return the score columns in the order of the outputs.
 
-    ``score_`` and the positive class (binary), each class (multiclass), or each target (multilabel, regression).
+    ``score_`` and the positive class (binary), each class (multiclass), each ``target=class`` (multihead), or each
+    target (multilabel, regression).
     """
     if task == "binary":
         return [f"score_{classes[-1]}"]
-    return [f"score_{name}" for name in (classes if task == "multiclass" else targets)]
+    return [f"score_{name}" for name in (classes if task in ("multiclass", "multihead") else targets)]
 
 
 def logit_columns(task: str, *, classes: Sequence[str], targets: Sequence[str]) -> list[str]:
@@ -38,6 +41,10 @@ def target_values(case: Case, *, task: str, classes: Sequence[str], targets: Seq
     values = np.asarray(case.target, dtype=np.float64).reshape(-1)
     if task in {"binary", "multiclass"}:
         return {targets[0]: None if np.isnan(values[0]) else classes[int(values[0])]}
+    if task == "multihead":
+        heads = head_classes(task, classes, targets)
+        parts = zip(heads.items(), values, strict=True)
+        return {name: None if np.isnan(value) else own[int(value)] for (name, own), value in parts}
     plain = [None if np.isnan(value) else int(value) if task == "multilabel" else float(value) for value in values]
     return dict(zip(targets, plain, strict=True))
 
@@ -54,7 +61,7 @@ def score_table(
 
     Logits stand beside the scores, so that runs can be fused before sigmoid or softmax. Those of a study pooled at the
     stage probabilities, or averaged over members, follow from its score: they are the logarithm of the probability
-    (multiclass), or the log odds.
+    (multiclass, multihead), or the log odds.
 
     Parameters
     ----------

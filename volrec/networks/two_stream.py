@@ -76,6 +76,7 @@ from volrec.networks.two_stream_common import (
     OPTIONS,
     STREAMS,
     StreamScores,
+    check_heads,
     create_towers,
     split_streams,
 )
@@ -116,9 +117,6 @@ SPEC = NetworkSpec(
             "how the towers' scores become one: their mean, or a linear SVM once it is fitted",
             choices=("average", "svm"),
             free=True,
-        ),
-        "heads": Option(
-            tuple, None, "outputs of each of several tasks that share the towers; their sum is num_classes", low=2
         ),
         "norm": Option(str, "batch", "normalisation after every convolution", choices=NORMS, paper="none"),
         "dropout": Option(
@@ -205,13 +203,7 @@ dropout
         norm: str,
         dropout: float,
     ) -> None:
-        if heads and sum(heads) != num_classes:
-            raise ConfigError(
-                f"heads of {' + '.join(map(str, heads))} outputs make {sum(heads)}, got num_classes={num_classes}.",
-                remedy=f"Set num_classes={sum(heads)}, or leave heads out.",
-                where="network.options.heads",
-                code="network-option",
-            )
+        check_heads(heads, num_classes)
         appearance = appearance_channels or APPEARANCE
         spatial, temporal = create_towers(
             (backbone, backbone),

@@ -9,13 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from volrec.errors import ConfigError
 from volrec.networks.backbones import create_backbone
 from volrec.networks.backbones.contract import Backbone
 from volrec.networks.base import SlicewiseNetwork
 from volrec.networks.facts import Option
 from volrec.networks.layers.heads import StreamBias, as_logits, log_probabilities
 
-__all__ = ["APPEARANCE", "OPTIONS", "STAGES", "STREAMS", "StreamScores", "create_towers", "split_streams"]
+__all__ = [
+    "APPEARANCE",
+    "OPTIONS",
+    "STAGES",
+    "STREAMS",
+    "StreamScores",
+    "check_heads",
+    "create_towers",
+    "split_streams",
+]
 
 STAGES = ("logits", "softmax")
 STREAMS = ("spatial", "temporal")
@@ -38,6 +48,13 @@ OPTIONS = {
         choices=STAGES,
         paper="softmax",
         free=STAGES,
+    ),
+    "heads": Option(
+        tuple,
+        None,
+        "outputs of each of several tasks that share the network; their sum is num_classes. Training sets it from the "
+        "targets of a multihead task",
+        low=2,
     ),
 }
 """Options of every network of two towers."""
@@ -62,6 +79,17 @@ def split_streams(x: Tensor, appearance: int, *, subtract_mean: bool) -> tuple[T
     if subtract_mean:
         motion = motion - motion.mean((2, 3), keepdim=True)
     return x[:, :appearance], motion
+
+
+def check_heads(heads: Sequence[int] | None, num_classes: int) -> None:
+    """Raise `ConfigError` where the outputs of the heads do not make `num_classes`."""
+    if heads and sum(heads) != num_classes:
+        raise ConfigError(
+            f"heads of {' + '.join(map(str, heads))} outputs make {sum(heads)}, got num_classes={num_classes}.",
+            remedy=f"Set num_classes={sum(heads)}, or leave heads out.",
+            where="network.options.heads",
+            code="network-option",
+        )
 
 
 def create_towers(

@@ -89,7 +89,14 @@ from volrec.networks.facts import NetworkSpec, Option, TrainingStage
 from volrec.networks.layers import NORMS, ConvUnit, init_kaiming
 from volrec.networks.layers.stream_fusion import FUSION_INITS, FUSIONS, MapFusion, bilinear_pool, pad_alike
 from volrec.networks.registry import register
-from volrec.networks.two_stream_common import APPEARANCE, OPTIONS, StreamScores, create_towers, split_streams
+from volrec.networks.two_stream_common import (
+    APPEARANCE,
+    OPTIONS,
+    StreamScores,
+    check_heads,
+    create_towers,
+    split_streams,
+)
 
 __all__ = ["TwoStreamFusion"]
 
@@ -203,7 +210,7 @@ class TwoStreamFusion(StreamScores):
         The paper's form: fixed slice size, the paper's towers and fully connected layers.
     width : float
         Scale of all channel counts.
-    appearance_channels, stage, spatial_backbone, temporal_backbone, stem_stride, subtract_mean, fusion, layer, \
+    appearance_channels, stage, heads, spatial_backbone, temporal_backbone, stem_stride, subtract_mean, fusion, layer, \
 pooling, temporal_branch, fusion_init, features, norm, dropout
         The options of ``spec("two-stream-fusion")``.
     """
@@ -219,6 +226,7 @@ pooling, temporal_branch, fusion_init, features, norm, dropout
         width: float,
         appearance_channels: int | None,
         stage: str,
+        heads: tuple[int, ...] | None,
         spatial_backbone: str,
         temporal_backbone: str,
         stem_stride: int | None,
@@ -232,6 +240,7 @@ pooling, temporal_branch, fusion_init, features, norm, dropout
         norm: str,
         dropout: float,
     ) -> None:
+        check_heads(heads, num_classes)
         names = (spatial_backbone, temporal_backbone)
         layer = layer or ("relu5" if all(name in _CUTS for name in names) else "last")
         _check_layer(names, layer, faithful=faithful)
@@ -254,7 +263,7 @@ pooling, temporal_branch, fusion_init, features, norm, dropout
             smallest=(1, *least),  # type: ignore[arg-type]
             exact=(None, *spatial.frame_size) if faithful else None,
         )
-        self.appearance, self.subtract_mean = appearance, subtract_mean
+        self.appearance, self.subtract_mean, self.heads = appearance, subtract_mean, heads
         self.over_slices = pooling != "2d-2d"
         self.one_loss = layer == _BOTH
         # The paper's fully connected layers read 6 x 6 positions of a CNN-M-2048, which the row of zeros would shift.

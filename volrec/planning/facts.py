@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from volrec.data.targets import head_sizes
 from volrec.errors import DataError
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ class Fingerprint:
     studies, patients : int
         Counts after labels were joined.
     task : str
-        ``binary``, ``multiclass``, ``multilabel``, ``regression``, or ``none`` without labels.
+        ``binary``, ``multiclass``, ``multilabel``, ``multihead``, ``regression``, or ``none`` without labels.
     smallest_share : float
-        Share of the rarest class (1 for regression and without labels).
+        Share of the rarest class (of its target's studies; 1 for regression and without labels).
     modality : str
         ``CT``, ``MR`` or another DICOM modality; ``unknown`` for NIfTI that does not look like CT; ``mixed``.
     orientations : dict
@@ -153,6 +154,12 @@ def _smallest_share(cohort: Cohort | ImageSet) -> float:
     if cohort.task == "multiclass":
         counts = np.bincount(targets[:, 0].astype(int), minlength=len(cohort.classes))  # type: ignore[union-attr]
         return float(counts.min() / counts.sum())
+    if cohort.task == "multihead":
+        shares = []
+        for column, size in zip(targets.T, head_sizes(cohort.task, cohort.classes, cohort.targets), strict=True):  # type: ignore[union-attr]
+            counts = np.bincount(column[np.isfinite(column)].astype(int), minlength=size)
+            shares.append(counts.min() / max(1, counts.sum()))
+        return float(min(shares))
     share = targets.mean(axis=0)
     return float(np.minimum(share, 1 - share).min())
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from volrec.data.targets import head_classes
 from volrec.errors import RunError
 from volrec.report.terminal import NAMES, interval
 
@@ -80,7 +81,22 @@ class Findings:
             return f"{names}: {self.classes[-1]} or {self.classes[0]}"
         if self.task == "multiclass":
             return f"{names}: one of {', '.join(self.classes)}"
+        if self.task == "multihead":
+            return "; ".join(view.what for view in self.by_head)
         return f"{names} ({'each present or not' if self.task == 'multilabel' else 'a quantity'})"
+
+    @property
+    def by_head(self) -> list[Findings]:
+        """What was found of each target of a multihead task, as of a multiclass task; else all as it is."""
+        if self.task != "multihead":
+            return [self]
+        views, first = [], 0
+        for place, (name, own) in enumerate(head_classes(self.task, self.classes, self.targets).items()):
+            truth, predicted = self.truth[:, place : place + 1], self.predicted[:, first : first + len(own)]
+            naming: dict[str, Any] = {"task": "multiclass", "targets": [name], "classes": list(own)}
+            views.append(replace(self, **naming, truth=truth, predicted=predicted))
+            first += len(own)
+        return views
 
 
 def gather(run: RunFolder) -> Findings:

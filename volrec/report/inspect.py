@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from volrec.data.choose import modality_of
+from volrec.data.targets import head_classes
 from volrec.errors import Problem
 from volrec.files import readable_size
 from volrec.io.geometry import canonical_shape
@@ -67,6 +68,15 @@ def render_cohort(cohort: Cohort, console: Console) -> None:
     if cohort.task in {"binary", "multiclass"}:
         counts = Counter(int(value) for value in values[:, 0])
         lines += [f"  {name}: {_share(counts[number], len(values))}" for number, name in enumerate(names)]
+    elif cohort.task == "multihead":
+        for number, (target, own) in enumerate(head_classes(cohort.task, cohort.classes, cohort.targets).items()):
+            column = values[:, number]
+            known = int(np.isfinite(column).sum())
+            lines.append(f"  {printable(target)}: {_count(known, 'study', 'studies')}")
+            lines += [
+                f"    {printable(name)}: {_share(int((column == index).sum()), known)}"
+                for index, name in enumerate(own)
+            ]
     elif cohort.task == "multilabel":
         lines += [
             f"  {name}: {_share(int(values[:, number].sum()), len(values))}"

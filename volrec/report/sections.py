@@ -22,11 +22,15 @@ PLACES = frozenset({"data.folder", "data.labels", "data.slice_labels", "store.fo
 
 
 def scores(found: Findings) -> str:
-    """ROC, precision and recall, calibration and confusion; or scatter and agreement."""
+    """ROC, precision and recall, calibration and confusion, for each head; or scatter and agreement."""
+    return "".join(_scores(view, heading) for view, heading in _headed(found, "How well"))
+
+
+def _scores(found: Findings, heading: str) -> str:
     if found.scores is None or not len(found.scores):
         return ""
     if found.task == "regression":
-        return section("How well", _group(_regression(found)))
+        return section(heading, _group(_regression(found)))
     figures: list[str] = []
     names = found.classes if found.task == "multiclass" else found.targets
     for column, name in list(enumerate(names))[:MANY_CLASSES]:
@@ -38,7 +42,7 @@ def scores(found: Findings) -> str:
             known = np.isfinite(found.truth[:, column]) & np.isfinite(found.predicted[:, column])
             truth = found.truth[:, column]
         figures += _class_figures(found, truth, found.predicted[:, column], known, label)
-    return section("How well", _group(figures), _confusion(found))
+    return section(heading, _group(figures), _confusion(found))
 
 
 def metrics(found: Findings) -> str:
@@ -97,7 +101,11 @@ def curves(found: Findings) -> str:
 
 
 def mistakes(found: Findings) -> str:
-    """Name the studies that are farthest off: a person should look at them."""
+    """Name the studies that are farthest off, for each head: a person should look at them."""
+    return "".join(_mistakes(view, heading) for view, heading in _headed(found, "Studies to look at"))
+
+
+def _mistakes(found: Findings, heading: str) -> str:
     if found.scores is None or not len(found.scores) or found.task == "multilabel":
         return ""
     studies = found.scores["study"].astype(str).to_numpy()
@@ -118,7 +126,7 @@ def mistakes(found: Findings) -> str:
     if not lines:
         return ""
     note = '<p class="note">Wrong labels, wrong series and unusual anatomy gather here.</p>'
-    return section("Studies to look at", table(head, lines), note)
+    return section(heading, table(head, lines), note)
 
 
 def people(found: Findings) -> str:
@@ -235,6 +243,12 @@ def repeat(found: Findings) -> str:
         details("Versions", table(["what", "version"], rows)),
         details("Weights", table(["member", "weights of epoch", "signature of the training studies"], cards)),
     )
+
+
+def _headed(found: Findings, heading: str) -> list[tuple[Findings, str]]:
+    """Return what was found of each head with a heading that names its target; all of it where there is one."""
+    views = found.by_head
+    return [(view, f"{heading}: {view.targets[0]}" if len(views) > 1 else heading) for view in views]
 
 
 def _class_figures(found: Findings, truth: np.ndarray, scored: np.ndarray, known: np.ndarray, label: str) -> list[str]:

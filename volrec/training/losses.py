@@ -1,41 +1,50 @@
-"""Losses on the logits of a study or clip: one class for the four tasks, with soft targets for mixup and smoothing."""
+"""Losses on the logits of a study or clip: one class for all tasks, with soft targets for mixup and smoothing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from volrec.networks.layers.heads import head_loss
+
 __all__ = ["StudyLoss", "class_weights", "slice_loss", "soft_slice_targets", "soft_targets"]
 
-Task = Literal["binary", "multiclass", "multilabel", "regression"]
+Task = Literal["binary", "multiclass", "multilabel", "multihead", "regression"]
 
 
 class StudyLoss(nn.Module):
     """Loss of a batch of logits against its targets.
 
     Binary and multilabel targets take the sigmoid cross-entropy of each output, multiclass targets the softmax
-    cross-entropy, regression targets (standardised) the squared error. A target that is NaN (a label that is missing
-    for this study) does not count.
+    cross-entropy, those of several heads its sum over heads (`volrec.networks.layers.heads.head_loss`), regression
+    targets (standardised) the squared error. A target that is NaN (a label that is missing for this study) does not
+    count.
 
     Parameters
     ----------
-    task : {"binary", "multiclass", "multilabel", "regression"}
+    task : {"binary", "multiclass", "multilabel", "multihead", "regression"}
         What the targets are.
     label_smoothing : float
         Share of the probability mass that is spread over all classes; no effect on regression.
     weights : Tensor, optional
-        Class weights as `class_weights` gives them: ``(K,)`` for multiclass, ``(2, K)`` (negatives, positives) for
-        binary and multilabel.
+        Class weights as `class_weights` gives them: ``(K,)`` for multiclass and multihead, ``(2, K)`` (negatives,
+        positives) for binary and multilabel.
+    heads : sequence of int
+        Outputs of each head of a multihead task.
     """
 
     weights: Tensor | None
 
-    def __init__(self, task: Task, *, label_smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+    def __init__(
+        self, task: Task, *, label_smoothing: float = 0.0, weights: Tensor | None = None, heads: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.task = task
+        self.heads = tuple(heads)
         self.label_smoothing = label_smoothing
         # Not persistent: it follows from the training labels, and the weights file holds the network alone.
         self.register_buffer("weights", weights, persistent=False)
@@ -53,6 +62,8 @@ class StudyLoss(nn.Module):
         logits = logits.float()
         if self.task == "multiclass":
             return functional.cross_entropy(logits, targets, weight=self.weights, label_smoothing=self.label_smoothing)
+        if self.task == "multihead":
+            return head_loss(logits, targets, self.heads, weights=self.weights, label_smoothing=self.label_smoothing)
         known = torch.isfinite(targets)
         targets = torch.where(known, targets, torch.zeros_like(targets))
         if self.task == "regression":
@@ -66,43 +77,57 @@ class StudyLoss(nn.Module):
         return _mean(loss * factor, known)
 
 
-def soft_targets(targets: Tensor, task: Task, num_outputs: int) -> Tensor:
+def soft_targets(targets: Tensor, task: Task, num_outputs: int, *, heads: Sequence[int] = ()) -> Tensor:
     """Return targets as ``(B, K)`` floats that may be mixed: one-hot for multiclass, unchanged otherwise.
+
+    Multihead: one-hot within each head, zeros for a head that the study has no class of.
 
     Parameters
     ----------
     targets : Tensor
-        ``(B, K)``, or ``(B, 1)`` class indices for multiclass.
+        ``(B, K)``, or ``(B, 1)`` class indices for multiclass, ``(B, heads)`` for multihead.
     task : str
         What they are.
     num_outputs : int
         Outputs of the network, K.
+    heads : sequence of int
+        Outputs of each head of a multihead task.
     """
+    if task == "multihead":
+        # NaN is equal to no class.
+        parts = zip(targets.split(1, dim=-1), heads, strict=True)
+        return torch.cat([own == torch.arange(size, device=own.device) for own, size in parts], dim=-1).float()
     if task == "multiclass":
         return functional.one_hot(targets.reshape(-1).long(), num_outputs).float()
     return targets.float()
 
 
-def class_weights(targets: Tensor, task: Task, num_outputs: int) -> Tensor | None:
-    """Return weights that give every class the same total weight and the average study the weight 1.
+def class_weights(targets: Tensor, task: Task, num_outputs: int, *, heads: Sequence[int] = ()) -> Tensor | None:
+    """Return weights that give every class (of a head) the same total weight and the average study the weight 1.
 
     Parameters
     ----------
     targets : Tensor
-        ``(N, K)`` training targets (``(N, 1)`` class indices for multiclass).
+        ``(N, K)`` training targets (``(N, 1)`` class indices for multiclass, ``(N, heads)`` for multihead).
     task : str
         What they are; regression has no classes and gives None.
     num_outputs : int
         Outputs of the network, K.
+    heads : sequence of int
+        Outputs of each head of a multihead task.
 
     Returns
     -------
     Tensor or None
-        ``(K,)`` for multiclass; ``(2, K)``, negatives then positives, for binary and multilabel. A class without a
-        training study gets the weight 0: it never occurs.
+        ``(K,)`` for multiclass and multihead; ``(2, K)``, negatives then positives, for binary and multilabel. A class
+        without a training study gets the weight 0: it never occurs.
     """
     if task == "regression":
         return None
+    if task == "multihead":
+        columns = [column[torch.isfinite(column)] for column in targets.T]
+        parts = [class_weights(own, "multiclass", size) for own, size in zip(columns, heads, strict=True)]
+        return torch.cat([part for part in parts if part is not None])
     if task == "multiclass":
         counts = torch.bincount(targets.reshape(-1).long(), minlength=num_outputs).float()
         present = (counts > 0).sum()

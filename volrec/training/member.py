@@ -13,6 +13,7 @@ import torch
 
 from volrec.config import StageConfig, TrainConfig
 from volrec.data.datasets import StudyDataset
+from volrec.data.targets import head_sizes
 from volrec.errors import DataError, Problem, StoreError
 from volrec.evaluation import default_metric, higher_is_better, study_metric
 from volrec.inference.predictor import Predictor
@@ -48,7 +49,7 @@ class Subject:
     Attributes
     ----------
     task : str
-        ``binary``, ``multiclass``, ``multilabel`` or ``regression``.
+        ``binary``, ``multiclass``, ``multilabel``, ``multihead`` or ``regression``.
     targets, classes : tuple of str
         Target columns; class names.
     num_outputs : int
@@ -62,6 +63,11 @@ class Subject:
     classes: tuple[str, ...]
     num_outputs: int
     modality: str = ""
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Outputs of each head of a multihead task; none for every other task."""
+        return head_sizes(self.task, self.classes, self.targets)
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def make_module(config: TrainConfig, subject: Subject, data: ClipData, stage: St
     targets = torch.as_tensor(np.stack([np.asarray(case.target, dtype=np.float32).reshape(-1) for case in cases]))
     weights = None
     if config.data.balance == "loss":
-        found = class_weights(targets, subject.task, subject.num_outputs)  # type: ignore[arg-type]
+        found = class_weights(targets, subject.task, subject.num_outputs, heads=subject.heads)  # type: ignore[arg-type]
         weights = None if found is None else found.tolist()
     labelled = any(case.slice_targets is not None for case in cases)
     return StudyModule(
@@ -133,6 +139,7 @@ def make_module(config: TrainConfig, subject: Subject, data: ClipData, stage: St
         objective="labels" if stage is None else stage.objective,
         freeze=[] if stage is None else list(stage.freeze),
         motion_weight=1.0 if stage is None else stage.motion_weight,
+        heads=list(subject.heads),
     )
 
 
@@ -170,7 +177,8 @@ def choose_metric(wanted: str, subject: Subject, cases: Sequence[Case]) -> tuple
     width = subject.num_outputs
     if cases:
         truth = np.stack([np.asarray(case.target, dtype=np.float64).reshape(-1) for case in cases])
-        value = study_metric(name, subject.task, truth, np.full((len(cases), width), 1.0 / max(2, width)))
+        guess = np.full((len(cases), width), 1.0 / max(2, width))
+        value = study_metric(name, subject.task, truth, guess, heads=subject.heads)
         if not np.isfinite(value):
             log.warning(
                 "%s is not defined on the %d validation studies (one class or one value only): the loss chooses the "
@@ -267,9 +275,13 @@ def validate_on(
         precision=placement.precision,
         regression_scaling=scaling,
         streams=config.streams,
+        heads=subject.heads,
     )
     scored = score_studies(predictor, studies, stop=stop)
     if not scored.cases:
         return Validation(float("nan"), float("nan"), scored.problems)
-    value = study_metric(metric, subject.task, scored.targets, scored.scores)
-    return Validation(value, study_metric("loss", subject.task, scored.targets, scored.scores), scored.problems)
+    value, loss = (
+        study_metric(name, subject.task, scored.targets, scored.scores, heads=subject.heads)
+        for name in (metric, "loss")
+    )
+    return Validation(value, loss, scored.problems)

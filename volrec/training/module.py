@@ -35,7 +35,7 @@ class StudyModule(NetworkModule):
     network : dict
         ``name``, ``width`` and ``options`` as in the configuration.
     task : str
-        ``binary``, ``multiclass``, ``multilabel`` or ``regression``.
+        ``binary``, ``multiclass``, ``multilabel``, ``multihead`` or ``regression``.
     num_outputs : int
         Outputs of the network, K.
     intensity, augment, streams : dict
@@ -60,11 +60,13 @@ class StudyModule(NetworkModule):
         Patterns of parameter names that stay as they are in this stage, beside those of `optim`.
     motion_weight : float
         Weight of the loss without labels beside that of the labels.
+    heads : sequence of int
+        Outputs of each head of a multihead task.
 
     Raises
     ------
     ConfigError
-        For a network, option or window that does not exist, or an objective that the network does not have.
+        For a network, option or window that does not exist, or an objective or heads that the network cannot have.
     """
 
     network: networks.SequenceNetwork
@@ -89,12 +91,14 @@ class StudyModule(NetworkModule):
         objective: str = "labels",
         freeze: Sequence[str] = (),
         motion_weight: float = 1.0,
+        heads: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         kind: Any = task
         self.task = kind
         self.num_outputs = num_outputs
+        self.heads = tuple(heads)
         self.transform = make_transform(intensity, augment, spacing=spacing, streams=streams)
         # Drawn under a seed of its own, without disturbing the caller's random numbers.
         with torch.random.fork_rng(devices=[]):
@@ -104,7 +108,7 @@ class StudyModule(NetworkModule):
                 num_classes=num_outputs,
                 in_channels=self.transform.channels,
                 width=network["width"],
-                **_options(network, self.transform.streams.appearance),
+                **_with_heads(network["name"], _options(network, self.transform.streams.appearance), self.heads),
             )
         for frozen in (optim["freeze"], freeze):
             if frozen:
@@ -118,7 +122,7 @@ class StudyModule(NetworkModule):
             )
         partial_bn(self.network, optim["partial_bn"])
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.loss = StudyLoss(kind, label_smoothing=optim["label_smoothing"], weights=weights)
+        self.loss = StudyLoss(kind, label_smoothing=optim["label_smoothing"], weights=weights, heads=self.heads)
         self.slice_weight = slice_label_weight if isinstance(self.network, SlicewiseNetwork) else 0.0
         self.objective = objective
         self.motion_weight = motion_weight
@@ -166,7 +170,7 @@ class StudyModule(NetworkModule):
         if self.scaling is not None:
             mean, std = (targets.new_tensor(self.scaling[key]) for key in ("mean", "std"))
             targets = (targets - mean) / std
-        prepared = {**batch, "target": soft_targets(targets, self.task, self.num_outputs)}
+        prepared = {**batch, "target": soft_targets(targets, self.task, self.num_outputs, heads=self.heads)}
         labelled = prepared.pop("slice_target", None)
         if labelled is not None and self.slice_weight:
             prepared["slice_target"] = soft_slice_targets(labelled, self.task, self.num_outputs)
@@ -206,5 +210,42 @@ def _options(network: dict[str, Any], appearance: int) -> dict[str, Any]:
     if inner:  # a network within
         options["network_options"] = _options(
             {"name": inner, "options": options.get("network_options") or {}}, appearance
+        )
+    return options
+
+
+def _with_heads(name: str, options: dict[str, Any], heads: tuple[int, ...]) -> dict[str, Any]:
+    """Return the options of a network that is to have several heads: where probabilities are averaged, each by itself.
+
+    Raises
+    ------
+    ConfigError
+        Where the options ask for something that mixes the heads, or for other heads.
+    """
+    if not heads:
+        return options
+    if options.get("fusion") == "svm":
+        raise ConfigError(
+            f"fusion by an SVM needs classes that exclude each other; the task has {len(heads)} heads.",
+            remedy="Set network.options.fusion to average.",
+            where="network.options.fusion",
+            code="svm",
+        )
+    if "heads" in networks.spec(name).options:
+        if tuple(options.get("heads") or heads) != heads:
+            raise ConfigError(
+                f"the targets have {' + '.join(map(str, heads))} classes, got heads={list(options['heads'])}.",
+                remedy="Leave heads out: training sets it.",
+                where="network.options.heads",
+                code="network-option",
+            )
+        return {**options, "heads": heads}
+    if options.get("stage", "logits") != "logits":
+        raise ConfigError(
+            f"{name} fuses its streams at the stage {options['stage']!r} over all outputs at once, and the task has "
+            f"{len(heads)} heads.",
+            remedy="Set network.options.stage to logits.",
+            where="network.options.stage",
+            code="network-option",
         )
     return options

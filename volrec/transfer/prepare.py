@@ -271,6 +271,13 @@ def check_pretrain(config: PretrainConfig) -> None:
             where="method.name",
             code="config",
         )
+    if config.method.name == "supervised" and config.data.task == "multihead":
+        raise ConfigError(
+            "slices are pretrained with the labels of one target, and the task is multihead.",
+            remedy="Choose one target and its task, or simclr or vicreg, which need no labels.",
+            where="data.task",
+            code="config",
+        )
     check_settings(config, "a pretraining of slices")
 
 

@@ -44,8 +44,15 @@ def as_logits(log_scores: Tensor, outputs: int) -> Tensor:
     return log_scores[..., 1:] - log_scores[..., :1] if outputs == 1 else log_scores
 
 
-def head_loss(logits: Tensor, targets: Tensor, heads: Sequence[int], *, own: Tensor) -> Tensor:
-    """Return the multi-task loss: each study feeds the head of its own task only, and the heads' losses are summed.
+def head_loss(
+    logits: Tensor,
+    targets: Tensor,
+    heads: Sequence[int],
+    *,
+    weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Return the multi-task loss: a study feeds only the heads that it has a class of; the heads' losses are summed.
 
     K. Simonyan, A. Zisserman, "Two-Stream Convolutional Networks for Action Recognition in Videos", NIPS 2014.
 
@@ -54,11 +61,14 @@ def head_loss(logits: Tensor, targets: Tensor, heads: Sequence[int], *, own: Ten
     logits : Tensor
         (B, sum of heads), the heads one after the other.
     targets : Tensor
-        (B,) ints: the class within the study's own head.
+        (B, sum of heads): probabilities of the classes of each head, zeros where a study does not feed it. Where
+        mixup blended a study with one that does not, they sum to its share, which is then the weight of its loss.
     heads : sequence of int
         Outputs of each head.
-    own : Tensor
-        (B,) ints: which head a study belongs to, from 0.
+    weights : Tensor, optional
+        (sum of heads,) of the classes.
+    label_smoothing : float
+        Share of the probability mass that is spread over all classes of the head.
 
     Returns
     -------
@@ -68,33 +78,23 @@ def head_loss(logits: Tensor, targets: Tensor, heads: Sequence[int], *, own: Ten
     Raises
     ------
     ConfigError
-        Where the logits do not have as many outputs as the heads, a head does not exist or a class is not its own.
+        Where the logits or targets do not have as many columns as the heads have outputs.
     """
-    if logits.shape[-1] != sum(heads):
+    if not logits.shape[-1] == targets.shape[-1] == sum(heads):
         raise ConfigError(
-            f"heads of {' + '.join(map(str, heads))} outputs need {sum(heads)} logits, got {logits.shape[-1]}.",
+            f"heads of {' + '.join(map(str, heads))} outputs need {sum(heads)} logits and targets, got "
+            f"{logits.shape[-1]} and {targets.shape[-1]}.",
             remedy="Give the network num_classes equal to the sum of its heads.",
             code="heads",
         )
-    if bool(((own < 0) | (own >= len(heads))).any()):
-        raise ConfigError(
-            f"there are heads 0 to {len(heads) - 1}, got own={own.tolist()}.",
-            remedy="Give the index of the head of each study.",
-            code="heads",
-        )
-    sizes = torch.tensor(list(heads), device=own.device)[own.long()]
-    if bool(((targets < 0) | (targets >= sizes)).any()):
-        raise ConfigError(
-            f"the heads of these studies have {sizes.tolist()} classes, got targets={targets.tolist()}.",
-            remedy="Count the classes of each head from 0.",
-            code="heads",
-        )
     total = logits.new_zeros(())
-    for index, part in enumerate(split_heads(logits, heads)):
-        mine = own == index
-        # Sums over a mask instead of a selection: a head without studies gives 0 and keeps its gradient (of 0).
-        loss = F.cross_entropy(part, targets.where(mine, -100), ignore_index=-100, reduction="sum")
-        total = total + loss / mine.sum().clamp(min=1)
+    shares = [None] * len(heads) if weights is None else split_heads(weights, heads)
+    for part, own, share in zip(split_heads(logits, heads), split_heads(targets, heads), shares, strict=True):
+        # Sums over shares instead of a selection: a head without studies gives 0 and keeps its gradient (of 0).
+        fed = own.sum(-1, keepdim=True)
+        smooth = own * (1 - label_smoothing) + fed * label_smoothing / part.shape[-1]
+        loss = F.cross_entropy(part, smooth, weight=share, reduction="sum")
+        total = total + loss / fed.sum().clamp(min=1)
     return total
 
 
