@@ -196,10 +196,10 @@ class NetworkSpec:
     options: Mapping[str, Option] = field(default_factory=dict, hash=False, repr=False)
     ambiguities: tuple[str, ...] = field(default=(), repr=False)
     summary: str = ""
-    streams: tuple[str, ...] = ("intensity",)
-    segments: int = 0
-    training: tuple[TrainingStage, ...] = ()
-    refining: tuple[TrainingStage, ...] = ()
+    streams: tuple[str, ...] = field(default=("intensity",), repr=False)
+    segments: int = field(default=0, repr=False)
+    training: tuple[TrainingStage, ...] = field(default=(), repr=False)
+    refining: tuple[TrainingStage, ...] = field(default=(), repr=False)
 
     def resolve(self, given: Mapping[str, Any], *, faithful: bool) -> dict[str, Any]:
         """Return every option with its value: the given ones checked, the others at their default.

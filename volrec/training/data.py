@@ -131,6 +131,12 @@ class ClipData(pl.LightningDataModule):
         """Return the studies that workers had begun and not finished."""
         return self.clips.studies_in_hand()
 
+    def one_pass(self) -> DataLoader[dict[str, Any]]:
+        """Return a loader that gives one clip of every study, however short an epoch is, in the training process."""
+        return clip_loader(
+            self.clips, StudySampler(len(self.clips), seed=self.sampler.seed), batch_size=self.batch_size
+        )
+
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader; its first epoch is the one that the trainer is about to begin."""
         if self.trainer is not None:

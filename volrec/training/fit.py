@@ -151,7 +151,7 @@ def _fit_stage(
         load_state(module.network, load_weights(before.weights)[0], where=before.weights)
     elif checkpoint is None and has_words(module.network) and not took_words(member):
         module.network.to(own_device(placement.accelerator))
-        fit_words(module.network, data.train_dataloader(), transform=module.transform, seed=config.trainer.seed)
+        fit_words(module.network, data.one_pass(), transform=module.transform, seed=config.trainer.seed)
     signature = data_signature(data.clips.cases)
 
     def save(network: torch.nn.Module, epoch: int, found: Validation | None) -> None:
