@@ -234,3 +234,30 @@ def test_models_lists_the_zoo_and_tells_one_in_full(capsys: pytest.CaptureFixtur
     assert block[1:] == ["30", "layers", "256", "x", "16", "x", "56", "x", "56", "777,408"]
     assert all(option in told for option in facts["options"])
     assert all(ambiguity.split(":")[0] in told for ambiguity in facts["ambiguities"])
+
+
+def test_models_tells_streams_and_the_trainings_that_are_done_in_turn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # every reason on one line
+    told = {}
+    for name in ("two-stream-fusion", "hidden-two-stream", "actionvlad", "c3d"):
+        assert main(["models", name]) == 0
+        told[name] = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    fusion = told["two-stream-fusion"]
+    assert "Reads: intensity, flow" in fusion
+    assert "Clips in the paper: a snippet from each of 5 equal parts of a study" in fusion
+    place = fusion.index("Trained in turn")
+    assert fusion[place + 1 : place + 4] == [
+        "stage learns from epochs rate frozen why",
+        "streams labels x 0.6 x 1 - each tower learns from a loss of its own",
+        "fusion labels x 0.4 x 0.1 spatial.*, temporal.* the layers from the fusion on learn, the towers stay",
+    ]
+    # The pattern of names is printed as it stands: a terminal must not take its brackets for a style.
+    hidden = "\n".join(told["hidden-two-stream"])
+    assert "motion motion x 0.3 x 1 [!m]* the motion network" in hidden
+    assert "joint labels, motion x 0.03 x 0.3 x 0.1 - labels and motion together" in hidden
+    vlad = told["actionvlad"]
+    assert "Trained in turn" not in vlad and "Trained in turn where first weights exist (init)" in vlad
+    assert "Reads: intensity" in told["c3d"]
+    assert not [line for line in told["c3d"] if line.startswith(("Trained", "Clips"))]

@@ -54,6 +54,30 @@ def test_values_that_contradict_each_other_are_refused() -> None:
         parse_config({"protocol": {"consensus": "sci", "stage": "logits"}})
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epochs", 0), ("epochs", 2.5), ("epochs", "some"), ("epochs", "0%"), ("epochs", "-3%"), ("epochs", True)]
+    + [("lr", 0), ("lr", "%"), ("lr", "10 percent"), ("lr", float("nan")), ("lr", [1])],
+)
+def test_stages_take_numbers_and_shares_and_nothing_else(key: str, value: object) -> None:
+    share = {"epochs": "30% of trainer.epochs", "lr": "10% of optim.lr"}[key]
+    with pytest.raises(ConfigError, match=rf"'stages\.0\.{key}': a .* above 0, or a share such as {share}") as caught:
+        parse_config({"stages": [{"name": "a", key: value}]})
+    assert repr(value) in str(caught.value)
+
+
+def test_shares_of_a_stage_become_numbers() -> None:
+    (stage,) = parse_config({"stages": [{"name": "a", "epochs": "12.5%", "lr": "150%"}]}).stages
+    settled = stage.settled(lr=0.002, epochs=40)
+    assert (settled.epochs, settled.lr) == (5, 0.003)
+    assert stage.settled(lr=0.002, epochs=3).epochs == 1  # none is left out
+    (whole,) = parse_config({"stages": [{"name": "a", "epochs": 7, "lr": "0.1"}]}).stages
+    assert whole.settled(lr=0.002, epochs=40) == whole
+    assert (whole.epochs, whole.lr) == (7, 0.1)
+    (default,) = parse_config({"stages": [{"name": "a"}]}).stages
+    assert default.settled(lr=0.002, epochs=40) == default
+
+
 def test_yaml_comes_back_as_it_was_written_with_reasons_as_comments(tmp_path: Path) -> None:
     config = parse_config(
         {

@@ -331,8 +331,10 @@ def models(name: str | None, console: Console) -> None:
     _say(
         console,
         f"Smallest clip (T, H, W) of the form adapted to volumes: {' x '.join(map(str, networks.spec(name).smallest))}"
-        + ("; encodes slice by slice\n" if facts["slicewise"] else "\n"),
+        + ("; encodes slice by slice" if facts["slicewise"] else ""),
     )
+    terminal.print_learning(facts, console)
+    _say(console, "")
     layers = [
         (layer["name"], layer["kind"], " x ".join(map(str, layer["output"])), f"{layer['parameters']:,}")
         for layer in _by_block(facts["layers"], facts["blocks"])

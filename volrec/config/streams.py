@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from volrec.config.sections import Count, NonNegative, Positive, Section
 
@@ -99,9 +101,41 @@ class StageConfig(Section):
     """``labels``: the loss of the scores; ``motion``: the network's own loss without labels; ``joint``: both."""
     freeze: list[str] = Field(default_factory=list)
     """Patterns of parameter names that stay as they are, beside those of `optim.freeze`."""
-    lr: Positive | None = None
-    """Peak learning rate; null takes `optim.lr`."""
-    epochs: Count | None = None
-    """Longest training; null takes `trainer.epochs`."""
+    lr: float | str | None = None
+    """Peak learning rate, or a share of `optim.lr` (``10%``); null takes that."""
+    epochs: int | str | None = None
+    """Longest training, or a share of `trainer.epochs` (``30%``); null takes all of them, and stages add up. A plan
+    turns shares into numbers."""
     motion_weight: NonNegative = 1.0
     """Weight of the loss without labels in ``joint``."""
+
+    @field_validator("lr", "epochs", mode="before")
+    @classmethod
+    def _number_or_share(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None or (isinstance(value, str) and _share(value)):
+            return value
+        counted = info.field_name == "epochs"
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not 0 < number < math.inf or (counted and number != int(number)):
+            kind, share = (
+                ("a whole number of epochs", "30% of trainer.epochs") if counted else ("a rate", "10% of optim.lr")
+            )
+            raise ValueError(f"{kind} above 0, or a share such as {share}, written {share.split()[0]}; got {value!r}")
+        return int(number) if counted else number
+
+    def settled(self, *, lr: float, epochs: int) -> StageConfig:
+        """Return the stage with numbers in the place of shares of `optim.lr` and `trainer.epochs`."""
+        found: dict[str, Any] = {}
+        if isinstance(self.lr, str):
+            found["lr"] = float(f"{lr * _share(self.lr):.3g}")
+        if isinstance(self.epochs, str):
+            found["epochs"] = max(1, round(epochs * _share(self.epochs)))
+        return self.model_copy(update=found)
+
+
+def _share(text: str) -> float:
+    """Return 0.3 for ``30%``; 0 for what is no share."""
+    return float(text[:-1]) / 100 if re.fullmatch(r"[0-9]+(\.[0-9]+)?%", text) else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -38,9 +39,11 @@ def describe(
     -------
     dict
         ``name, paper, title, year, summary, parameters, gmacs`` (multiply-adds in 10^9, one clip, convolutions and
-        linear layers), ``clip`` (C, T, H, W), ``smallest`` (T, H, W), ``slicewise, options`` (name to default,
-        paper, allowed, meaning), ``ambiguities, layers`` (name, kind, output without batch, parameters), ``blocks``
-        (the same of modules that hold layers).
+        linear layers), ``clip`` (C, T, H, W), ``smallest`` (T, H, W), ``slicewise, streams`` (what its channels are),
+        ``segments`` (parts of a study that its clips are drawn from, 0: contiguous), ``training, refining`` (trainings
+        that are done in turn, and where first weights exist: the fields of `TrainingStage`), ``options`` (name to
+        default, paper, allowed, meaning), ``ambiguities, layers`` (name, kind, output without batch, parameters),
+        ``blocks`` (the same of modules that hold layers).
 
     Raises
     ------
@@ -83,6 +86,10 @@ def describe(
         "clip": [channels, *size],
         "smallest": list(network.smallest),
         "slicewise": facts.slicewise,
+        "streams": list(facts.streams),
+        "segments": facts.segments,
+        "training": [asdict(stage) for stage in facts.training],
+        "refining": [asdict(stage) for stage in facts.refining],
         "options": {
             key: {
                 "default": option.default,

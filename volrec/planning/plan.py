@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from volrec.config import OptimConfig, SamplingConfig, TrainConfig, TrainerConfig, parse_config
 from volrec.planning.facts import Fingerprint, fingerprint
 from volrec.planning.grid import plan_grid, plan_slice_axis
-from volrec.planning.streams import plan_segments, plan_stages, plan_streams, segment_options, stream_channels
+from volrec.planning.streams import (
+    plan_segments,
+    plan_stages,
+    plan_streams,
+    segment_options,
+    settle_stages,
+    stream_channels,
+)
 
 if TYPE_CHECKING:
     from volrec.data.labels import Cohort
@@ -151,7 +158,9 @@ def make_plan(
         notes.append(
             f"slice labels are of no use to {network.get('name', 'c3d')}: only slicewise networks learn from them"
         )
-    return PlanResult(parse_config(values, where="plan"), reasons, facts, tuple(notes))
+    config: TrainConfig = parse_config(values, where="plan")
+    config = config.model_copy(update={"stages": settle_stages(config, reasons)})
+    return PlanResult(config, reasons, facts, tuple(notes))
 
 
 def with_keys(values: Mapping[str, Any], section: str, keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from volrec.config import StageConfig, TrainConfig
 from volrec.planning.facts import Fingerprint
 
-__all__ = ["plan_segments", "plan_stages", "plan_streams", "segment_options", "stream_channels"]
+__all__ = ["plan_segments", "plan_stages", "plan_streams", "segment_options", "settle_stages", "stream_channels"]
 
 FEWEST_SEGMENTS = 7
 """Segments in the journal version of TSN (PAMI 2018) beyond which nothing is gained; the first had 3."""
@@ -140,3 +141,18 @@ def plan_stages(
             }
         )
     return planned
+
+
+def settle_stages(config: TrainConfig, reasons: dict[str, str]) -> list[StageConfig]:
+    """Turn the shares that a recipe gives its stages into epochs and learning rates."""
+    settled = []
+    for stage in config.stages:
+        shares = [
+            f"{share} of {section}"
+            for share, section in ((stage.epochs, "trainer.epochs"), (stage.lr, "optim.lr"))
+            if isinstance(share, str)
+        ]
+        if shares:
+            reasons[f"stages.{stage.name}"] = ", ".join(shares)
+        settled.append(stage.settled(lr=config.optim.lr, epochs=config.trainer.epochs))
+    return settled

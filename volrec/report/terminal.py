@@ -14,7 +14,7 @@ from volrec.config import TrainConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["compared", "interval", "print_keys", "print_metrics", "schema_rows"]
+__all__ = ["compared", "interval", "print_keys", "print_learning", "print_metrics", "print_rows", "schema_rows"]
 
 # Order in which a person reads them; what is not listed follows.
 FIRST = (
@@ -76,6 +76,28 @@ def print_metrics(metrics: Mapping[str, Any], console: Console, *, title: str) -
             note = f"  ({metric['reason']})" if metric.get("reason") else ""
             table.add_row(NAMES.get(name, name.replace("_", " ")), interval(metric) + note)
     console.print(table)
+
+
+def print_learning(facts: Mapping[str, Any], console: Console) -> None:
+    """Print what a network reads and the trainings that it goes through, from `volrec.networks.describe`."""
+    lines = [f"Reads: {', '.join(facts['streams'])}"]
+    if facts["segments"]:
+        lines.append(f"Clips in the paper: a snippet from each of {facts['segments']} equal parts of a study")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    titles = {"training": "Trained in turn", "refining": "Trained in turn where first weights exist (init)"}
+    headings = ("stage", "learns from", "epochs", "rate", "frozen", "why")
+    for key, title in titles.items():
+        if facts[key]:
+            console.print()
+            print_rows(headings, [_stage_row(stage) for stage in facts[key]], console, title=title, plain=True)
+
+
+def _stage_row(stage: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say what one of several trainings learns from; epochs and learning rate are over those of a training alone."""
+    motion = f"motion x {stage['motion_weight']:g}"
+    learns = {"labels": "labels", "motion": "motion", "joint": f"labels, {motion}"}[stage["objective"]]
+    frozen = ", ".join(stage["freeze"]) or "-"
+    return stage["name"], learns, f"x {stage['epochs']:g}", f"x {stage['lr']:g}", frozen, stage["why"]
 
 
 def schema_rows(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list[tuple[str, str, str, str]]:

@@ -1,4 +1,4 @@
-"""The run folder: everything that one training leaves, written and read in this one place."""
+"""The folder of a run: config, versions, tables, metrics, log and members of one training."""
 
 from __future__ import annotations
 
@@ -7,155 +7,22 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volrec.config import AnyConfig, Section, TrainConfig, dump_yaml, kind_of, load_config
 from volrec.errors import ConfigError, Problem, RunError
-from volrec.files import is_disk_full, write_atomically
+from volrec.runs.member import Member
+from volrec.runs.parts import cannot_write, missing, read_json, write_part
 from volrec.versions import collect_versions
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
     from typing_extensions import Self
 
-    from volrec.weights import KeyTable
+__all__ = ["RunFolder"]
 
-__all__ = ["Member", "RunFolder", "member_card"]
-
-log = logging.getLogger(__name__)
-
-CARD_SCHEMA = 1
 TEXT_COLUMNS = ("study", "patient", "series", "path", "split", "fold", "where", "code", "reason", "remedy")
-
-
-@dataclass(frozen=True)
-class Member:
-    """One trained network of a run: one a split; or one of the trainings that led to it.
-
-    Attributes
-    ----------
-    path : Path
-        Its folder.
-    of : Member, optional
-        The member that this is an earlier stage of.
-    """
-
-    path: Path
-    of: Member | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the split (``"fold-0"``), and of the stage (``"fold-0 motion"``)."""
-        return f"{self.of.name} {self.path.name}" if self.of else self.path.name
-
-    @property
-    def split(self) -> str:
-        """Name of the split."""
-        return self.of.split if self.of else self.path.name
-
-    @property
-    def run(self) -> Path:
-        """Folder of the run."""
-        return self.of.run if self.of else self.path.parent
-
-    def stage(self, name: str) -> Member:
-        """Return the training of a stage before the last, in ``stages/NAME``."""
-        return Member(self.path / "stages" / name, of=self)
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is something to go on with: a checkpoint, or a stage that is finished or begun."""
-        return self.checkpoint.is_file() or any(self.path.glob("stages/*/*"))
-
-    @property
-    def weights(self) -> Path:
-        """``weights.safetensors``: the weights that were kept."""
-        return self.path / "weights.safetensors"
-
-    @property
-    def card_path(self) -> Path:
-        """``card.json``: what these weights are and what they expect."""
-        return self.path / "card.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        """``last.ckpt``: all that is needed to go on training."""
-        return self.path / "last.ckpt"
-
-    @property
-    def init_path(self) -> Path:
-        """``init.json``: where its first weights came from, and what became of every key."""
-        return self.path / "init.json"
-
-    @property
-    def history_path(self) -> Path:
-        """``history.csv``: a row an epoch."""
-        return self.path / "history.csv"
-
-    @property
-    def finished(self) -> bool:
-        """Whether its training came to its end."""
-        return (self.path / "finished").is_file() and self.weights.is_file() and self.card_path.is_file()
-
-    def make(self) -> Member:
-        """Create the folder and return the member."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def save(self, network: torch.nn.Module, card: Mapping[str, Any]) -> None:
-        """Write weights and card (see `member_card`)."""
-        from volrec.weights import save_weights
-
-        self.make()
-        save_weights(self.weights, network, dict(card))
-
-    def finish(self) -> None:
-        """Mark the training as complete."""
-        _write(self.path / "finished", "")
-
-    def card(self) -> dict[str, Any]:
-        """Return the card.
-
-        Raises
-        ------
-        RunError
-            When it is missing or damaged.
-        """
-        return _read_json(self.card_path)
-
-    def init(self) -> dict[str, Any]:
-        """Return the facts of ``init.json`` that the card holds; empty where the first weights were drawn.
-
-        Raises
-        ------
-        RunError
-            When it is damaged.
-        """
-        return dict(_read_json(self.init_path).get("facts", {})) if self.init_path.is_file() else {}
-
-    def init_keys(self) -> list[dict[str, Any]]:
-        """Return what ``init.json`` says became of every key (`volrec.weights.KeyRow`); none without it."""
-        return list(_read_json(self.init_path).get("keys", [])) if self.init_path.is_file() else []
-
-    def write_init(self, facts: Mapping[str, Any], table: KeyTable) -> None:
-        """Write ``init.json``: facts of the source, and a row a key."""
-        rows = [asdict(row) for row in table.rows]
-        _write(self.init_path, json.dumps({"facts": dict(facts), "keys": rows}, indent=1) + "\n")
-
-    def history(self) -> pd.DataFrame:
-        """Return a row an epoch; empty before the first has ended."""
-        import pandas as pd
-
-        return pd.read_csv(self.history_path) if self.history_path.is_file() else pd.DataFrame()
-
-    def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write all rows so far, a column a key."""
-        import pandas as pd
-
-        _write(self.history_path, pd.DataFrame(list(rows)).to_csv(index=False))
 
 
 class RunFolder:
@@ -225,7 +92,7 @@ class RunFolder:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _cannot_write(run.path, error) from error
+            raise cannot_write(run.path, error) from error
         run.write_versions()
         run.write_config(config, reasons)  # last: its presence makes the folder a run
         return run
@@ -279,23 +146,23 @@ class RunFolder:
 
     def write_config(self, config: Section, reasons: Mapping[str, str] | None = None) -> None:
         """Write ``config.yaml``, one comment a reason."""
-        _write(self.path / "config.yaml", dump_yaml(config, reasons))
+        write_part(self.path / "config.yaml", dump_yaml(config, reasons))
 
     @property
     def versions(self) -> dict[str, Any]:
         """What the run was made with."""
-        return _read_json(self.path / "versions.json")
+        return read_json(self.path / "versions.json")
 
     def write_versions(self, **facts: Any) -> None:
         """Write ``versions.json``; `facts` (device …) are added."""
-        _write(self.path / "versions.json", json.dumps({**collect_versions(), **facts}, indent=2) + "\n")
+        write_part(self.path / "versions.json", json.dumps({**collect_versions(), **facts}, indent=2) + "\n")
 
     # Tables: index, splits, quarantine, scores
 
     def write_table(self, name: str, table: pd.DataFrame) -> Path:
         """Write ``NAME.csv`` (index, splits, scores …), all or nothing, and return its path."""
         path = self.path / f"{name}.csv"
-        _write(path, table.to_csv(index=False))
+        write_part(path, table.to_csv(index=False))
         return path
 
     def read_table(self, name: str) -> pd.DataFrame:
@@ -310,7 +177,7 @@ class RunFolder:
 
         path = self.path / f"{name}.csv"
         if not path.is_file():
-            raise _missing(path, self.path)
+            raise missing(path, self.path)
         header = pd.read_csv(path, nrows=0).columns
         kinds: dict[Any, Any] = {column: str for column in TEXT_COLUMNS if column in header}
         return pd.read_csv(path, dtype=kinds, keep_default_na=True)
@@ -341,12 +208,12 @@ class RunFolder:
         """The metrics with their intervals."""
         path = self.path / "metrics.json"
         if not path.is_file():
-            raise _missing(path, self.path)
-        return _read_json(path)
+            raise missing(path, self.path)
+        return read_json(path)
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json``."""
-        _write(self.path / "metrics.json", json.dumps(dict(metrics), indent=2, default=_plain) + "\n")
+        write_part(self.path / "metrics.json", json.dumps(dict(metrics), indent=2, default=_plain) + "\n")
 
     # Members
 
@@ -386,7 +253,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """Mark the run as complete: from now on it is not overwritten."""
-        _write(self.path / "finished", "")
+        write_part(self.path / "finished", "")
 
     # Log and report
 
@@ -414,109 +281,8 @@ class RunFolder:
             handler.close()
 
 
-def member_card(
-    config: TrainConfig,
-    *,
-    split: str,
-    task: str,
-    targets: Iterable[str],
-    classes: Iterable[str],
-    modality: str = "",
-    regression: Mapping[str, list[float]] | None = None,
-    data_signature: str = "",
-    **facts: Any,
-) -> dict[str, Any]:
-    """Return the card of a member: all that is needed to use its weights without the run.
-
-    The arguments that rebuild the network, checksums and versions are added by `volrec.weights.save_weights`.
-
-    Parameters
-    ----------
-    config : TrainConfig
-        Series choice, preprocessing, intensity, streams, sampling, protocol and network are taken over.
-    split : str
-        Name of the split.
-    task, targets, classes
-        As in the cohort.
-    modality : str
-        Of the training studies; a warning is given where another is scored.
-    regression : mapping, optional
-        ``{"mean": [...], "std": [...]}`` of the training targets, undone in the scores.
-    data_signature : str
-        Hash of the training studies.
-    **facts
-        More plain JSON facts (epoch, metric …).
-    """
-    whole = config.to_dict()
-    return {
-        "schema": CARD_SCHEMA,
-        "network": whole["network"],
-        "task": task,
-        "targets": list(targets),
-        "classes": list(classes),
-        "regression": None if regression is None else {key: [float(v) for v in regression[key]] for key in regression},
-        "series": whole["data"]["series"],
-        "missing_slices": whole["data"]["missing_slices"],
-        "modality": modality,
-        "preprocess": whole["preprocess"],
-        "intensity": whole["intensity"],
-        "streams": whole["streams"],
-        "sampling": whole["sampling"],
-        "protocol": whole["protocol"],
-        "split": split,
-        "data_signature": data_signature,
-        **facts,
-    }
-
-
 def _is_member(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("weights.safetensors", "card.json", "last.ckpt", "history.csv"))
-
-
-def _write(path: Path, content: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> RunError:
-    if is_disk_full(error):
-        return RunError(
-            "it cannot be written: the disk is full.",
-            remedy="Make room, then go on with `volrec train --resume`.",
-            where=path,
-            code="disk-full",
-        )
-    return RunError(
-        f"it cannot be written ({error.strerror or error}).",
-        remedy="Choose a folder you may write to.",
-        where=path,
-        code="run-unwritable",
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _missing(path, path.parent) from None
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"it cannot be read ({error}).", remedy="Restore it, or train again.", where=path, code="run-damaged"
-        ) from error
-    if not isinstance(content, dict):
-        raise RunError(
-            "it holds no keys and values.", remedy="Restore it, or train again.", where=path, code="run-damaged"
-        )
-    return content
-
-
-def _missing(path: Path, run: Path) -> RunError:
-    unfinished = path.name in {"scores.csv", "metrics.json"}
-    remedy = f"Finish it with `volrec train --resume {run}`." if unfinished else "Restore it, or train again."
-    return RunError("this part of the run is missing.", remedy=remedy, where=path, code="run-incomplete")
 
 
 def _plain(value: Any) -> Any:
