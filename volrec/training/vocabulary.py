@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import nn
 
+from volrec.data.datasets import STREAMS
 from volrec.errors import ConfigError, DataError
 from volrec.training.seeds import step_seed
 from volrec.transforms.batch import BatchTransform
@@ -133,7 +134,8 @@ def _draw(
     count = 0
     try:
         for batch in batches:
-            tensors = {key: value.to(device) for key, value in batch.items() if key in ("image", "quantiles")}
+            # All that makes channels: voxels, fields, differences. What is said of the studies stays behind.
+            tensors = {key: value.to(device) for key, value in batch.items() if key in (*STREAMS, "quantiles")}
             images = transform(tensors, augment=False)["image"]
             if "valid" in batch:
                 images = images[batch["valid"].to(device)]
