@@ -34,7 +34,7 @@ from volrec.training.member import (
 )
 from volrec.training.svm import fit_svm, has_svm
 from volrec.training.vocabulary import fit_words, has_words
-from volrec.weights import load_state, load_weights
+from volrec.weights import OWN_KEYS, load_state, load_weights
 
 if TYPE_CHECKING:
     from volrec.data.labels import Case
@@ -206,7 +206,8 @@ def _fit_svm(
         part = fit_svm(
             network, train=train, validation=validation, config=config, task=subject.task, seed=config.trainer.seed
         )
-        member.save(network, {**member.card(), "svm": part})
+        card = {key: value for key, value in member.card().items() if key not in OWN_KEYS}
+        member.save(network, {**card, "svm": part})
 
     on_main(fit)
 
