@@ -17,7 +17,7 @@ from volrec.config.train import TrainConfig
 from volrec.config.transfer import KINDS, kind_of
 from volrec.errors import ConfigError
 
-__all__ = ["apply_overrides", "dump_yaml", "json_schema", "load_config", "named_item", "parse_config"]
+__all__ = ["NESTED", "apply_overrides", "dump_yaml", "json_schema", "load_config", "named_item", "parse_config"]
 
 Config = TypeVar("Config", bound=Section)
 
@@ -66,7 +66,7 @@ def parse_config(
         ) from None
 
 
-_NESTED = ("data.series", "streams.flow")
+NESTED = ("data.series", "streams.flow")
 """Sections within a section that are written over several lines."""
 
 
@@ -182,7 +182,7 @@ def dump_yaml(config: Section, reasons: Mapping[str, str] | None = None) -> str:
             dotted = f"{prefix}{key}"
             reason = f"  # {reasons[dotted]}" if dotted in reasons else ""
             pad = "  " * indent
-            if isinstance(value, dict) and value and (indent == 0 or dotted in _NESTED):
+            if isinstance(value, dict) and value and (indent == 0 or dotted in NESTED):
                 lines.append(f"{pad}{key}:{reason}")
                 write(value, indent + 1, f"{dotted}.")
             elif dotted == "stages" and value:

@@ -111,10 +111,10 @@ def plan_segments(
         return None
     segments, snippet = int(options.get("segments") or min(slices, max(FEWEST_SEGMENTS, facts.segments))), 1
     if options.get("network") and "snippet_length" in facts.options:
-        shortest = max(built.smallest[0], min(SHORTEST_SNIPPET, slices))
+        shortest = max(built.smallest[0], SHORTEST_SNIPPET)
         if "segments" not in options and slices // segments < shortest:
-            segments = max(1, min(segments, slices // shortest))
-        snippet = int(options.get("snippet_length") or max(shortest, min(SNIPPET, slices // segments)))
+            segments = max(min(segments, 2), slices // shortest)
+        snippet = int(options.get("snippet_length") or max(built.smallest[0], min(SNIPPET, slices // segments)))
     elif options.get("network") and not is_slicewise(built):
         return None  # a 3D network within reads slices that are neighbours
     what = "a slice" if snippet == 1 else f"{snippet} slices"
