@@ -126,7 +126,7 @@ def apply_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
                 target[key] = {}
             child = target.get(key)
             if not isinstance(child, dict) and not _is_named(child):
-                near = [name for name, one in target.items() if isinstance(one, dict) or _is_named(one)]
+                near = [name for name, one in target.items() if isinstance(one, dict | list) and one]
                 raise ConfigError(
                     f"there is no section '{'.'.join(parents[: depth + 1])}'{_suggest(key, near)}.",
                     remedy="`volrec plan --keys` prints every key with its meaning.",
@@ -259,8 +259,8 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _is_named(value: Any) -> bool:
-    """Tell whether this is a list whose items have names."""
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "name" in item for item in value)
+    """Tell whether this is a list whose items have names, all of those that there are."""
+    return isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value)
 
 
 def _suggest(word: str, known: list[str]) -> str:

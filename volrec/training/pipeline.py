@@ -17,7 +17,7 @@ from volrec.data.label_table import some
 from volrec.data.labels import Case, Cohort, join, num_outputs
 from volrec.data.splits import PARTS, Split, make_splits, read_splits, split_problems, write_splits
 from volrec.data.store import Store
-from volrec.data.streams import fill_streams
+from volrec.data.streams import check_streams, fill_streams
 from volrec.errors import ConfigError, LabelsError, Problem
 from volrec.inference.consensus import check_consensus
 from volrec.inference.members import load_member
@@ -115,6 +115,7 @@ def _prepare(config: TrainConfig, out: Path, *, resume: bool, reasons: Mapping[s
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         RunFolder.create(out, config)  # raises: said before the folder is scanned, not after
     config = _absolute(config)
+    check_streams(config.streams)
     if config.init.source is not None and not resume:
         find_weights(config.init.source)
     folder, labels = config.data.folder, config.data.labels
