@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -166,7 +167,8 @@ def plan_stages(
     if stages:
         reasons["stages"] = "trained in turn, as in the paper; one that is finished is not trained again"
     planned = []
-    for stage in stages:
+    lengths = _lengths([stage.epochs for stage in stages], whole["epochs"])
+    for stage, epochs in zip(stages, lengths, strict=True):
         reasons[f"stages.{stage.name}"] = stage.why
         planned.append(
             {
@@ -174,7 +176,7 @@ def plan_stages(
                 "objective": stage.objective,
                 "freeze": [pattern for pattern in stage.freeze if fnmatch.filter(names, pattern)],
                 "lr": float(f"{whole['lr'] * stage.lr:.3g}"),
-                "epochs": max(1, round(whole["epochs"] * stage.epochs)),
+                "epochs": epochs,
                 "motion_weight": stage.motion_weight,
             }
         )
@@ -212,14 +214,21 @@ def rescale_stages(
         Is filled.
     """
     found = [dict(stage) for stage in stages]
-    for key, whole in (("epochs", "trainer.epochs"), ("lr", "optim.lr")):
-        if whole not in fixed or not before.get(key) or before[key] == now[key]:
-            continue
-        share = now[key] / before[key]
+    if "trainer.epochs" in fixed and before.get("epochs") not in (None, now["epochs"]):
+        told = [stage for stage in found if stage.get("epochs") is not None]
+        lengths = _lengths([stage["epochs"] / before["epochs"] for stage in told], now["epochs"])
+        for stage, epochs in zip(told, lengths, strict=True):
+            stage["epochs"] = epochs
+        reasons["stages"] = "in proportion to trainer.epochs, which you set"
+    if "optim.lr" in fixed and before.get("lr") not in (None, now["lr"]):
         for stage in found:
-            if stage.get(key) is not None:
-                stage[key] = (
-                    max(1, round(stage[key] * share)) if key == "epochs" else float(f"{stage[key] * share:.3g}")
-                )
-        reasons["stages"] = f"lengths and learning rates in proportion to {whole}, which you set"
+            if stage.get("lr") is not None:
+                stage["lr"] = float(f"{stage['lr'] * now['lr'] / before['lr']:.3g}")
+        reasons["stages"] = "; ".join(filter(None, [reasons.get("stages"), "learning rates in proportion to optim.lr"]))
     return found
+
+
+def _lengths(shares: Sequence[float], whole: int) -> list[int]:
+    """Return whole epochs in these shares, each one at least, that add up as the shares do as far as that goes."""
+    ends = [round(whole * sum(shares[:count])) for count in range(len(shares) + 1)]
+    return [max(1, end - start) for start, end in itertools.pairwise(ends)]
