@@ -83,7 +83,7 @@ def plan(
     """
     from volrec.data.index import index as scan
     from volrec.data.labels import join
-    from volrec.planning import inherit, make_plan
+    from volrec.planning import inherit, make_plan, outline_stages
 
     overrides = dict(overrides or {})
     given = given_sections(config)
@@ -103,6 +103,8 @@ def plan(
         # What stands there is another network's.
         given["network"] = {**written, "options": {}}
         given.pop("stages", None)
+        if _reads_segments(written, given.get("sampling")):
+            given.pop("sampling")
         if _reads_what_its_paper_does(written, given.get("streams")):
             given.pop("streams", None)
     init = {key: value for key, value in overrides.items() if key.split(".")[0] == "init"}
@@ -110,7 +112,9 @@ def plan(
     inherited = inherit(given["init"]["source"], given, overrides)
     given |= inherited.sections
     fixed = {**inherited.keys, **overrides}
-    checked: TrainConfig = apply_overrides(parse_config(given, where=where), fixed)
+    # Stages that will be planned are there by name already, so that a key of theirs is checked as well.
+    outlined = {"stages": outline_stages(str(fixed.get("network.name") or (given.get("network") or {}).get("name")))}
+    checked: TrainConfig = apply_overrides(parse_config(outlined | given, where=where), fixed)
     check_network(checked, init="network" in given or "network.width" in fixed)
     if checked.data.folder is None:
         raise ConfigError("no folder of studies is named.", remedy="Say `volrec train FOLDER --labels labels.csv`.")
@@ -160,7 +164,7 @@ def check_network(config: TrainConfig, *, init: bool = True) -> None:
     partial_bn(network, config.optim.partial_bn)
     for stage in config.stages:
         if stage.freeze:
-            networks.freeze_stages(build(), stage.freeze)
+            networks.freeze_stages(build(), stage.freeze, where=f"stages.{stage.name}.freeze")
     if init and config.init.source is not None:
         fit_source(network, config.init.source, first_layer=config.init.first_layer, inflate=config.init.inflate)
 
@@ -172,6 +176,15 @@ def _reads_what_its_paper_does(network: Mapping[str, Any], streams: Any) -> bool
     if not isinstance(streams, Mapping) or network.get("name") not in networks.list_networks():
         return False
     return list(streams.get("inputs", ["intensity"])) == list(networks.spec(str(network["name"])).streams)
+
+
+def _reads_segments(network: Mapping[str, Any], sampling: Any) -> bool:
+    """Tell whether the clips that are written down are those that a plan gives a network of segments."""
+    from volrec import networks
+
+    if not isinstance(sampling, Mapping) or network.get("name") not in networks.list_networks():
+        return False
+    return sampling.get("train") == "segments" and networks.spec(str(network["name"])).segments > 0
 
 
 def train(
