@@ -407,6 +407,8 @@ def test_a_plan_of_one_network_hands_nothing_of_its_own_to_another(place: Place)
     assert made["streams"]["inputs"] == ["intensity", "flow"]
     assert [stage["name"] for stage in made["stages"]] == ["streams", "fusion"]
     assert made["sampling"]["train"] == "center"  # what was written for contiguous clips serves this one as well
+    made = turned("c3d", "i3d", "--set", "trainer.epochs=3")
+    assert made["network"]["options"] == place.plan("--network", "i3d")["network"]["options"] != {}
     made = turned("two-stream-fusion", "c3d")
     assert made["streams"]["inputs"] == ["intensity"]
     assert made["stages"] == []

@@ -99,10 +99,12 @@ def plan(
     where = origin(config)
     written = given.get("network")
     other = overrides.get("network.name")
+    kept: dict[str, Any] = {}
     if isinstance(written, Mapping) and other not in (None, written.get("name")):
-        # What stands there is another network's.
-        given["network"] = {**written, "options": {}}
+        # What stands there is another network's; options of this one are planned, at the same width.
+        given.pop("network")
         given.pop("stages", None)
+        kept = {"network.width": written["width"]} if written.get("width") is not None else {}
         if _reads_segments(written, given.get("sampling")):
             given.pop("sampling")
         if _reads_what_its_paper_does(written, given.get("streams")):
@@ -111,7 +113,9 @@ def plan(
     given["init"] = apply_overrides(parse_config({"init": given.get("init")}, where=where), init).init.to_dict()
     inherited = inherit(given["init"]["source"], given, overrides)
     given |= inherited.sections
-    fixed = {**inherited.keys, **overrides}
+    if "network" in given:  # the source's, which goes with its weights
+        kept = {}
+    fixed = {**kept, **inherited.keys, **overrides}
     # Stages that will be planned are there by name already, so that a key of theirs is checked as well.
     outlined = {"stages": outline_stages(str(fixed.get("network.name") or (given.get("network") or {}).get("name")))}
     checked: TrainConfig = apply_overrides(parse_config(outlined | given, where=where), fixed)
@@ -125,6 +129,8 @@ def plan(
     result = make_plan(cohort, given, overrides=fixed, accelerator=checked.trainer.accelerator)
     check_network(result.config)
     reasons = result.reasons | {key: why for key, why in inherited.reasons.items() if key not in overrides}
+    if written and kept.keys() - inherited.keys.keys() - overrides.keys():
+        reasons["network.width"] = f"as written for {written['name']}"
     notes = (*cohort.notes, *result.notes, *filter(None, [inherited.note]))
     problems = tuple({(p.where, p.code, p.study): p for p in [*found.problems, *cohort.problems]}.values())
     return Plan(result.config, reasons, notes, problems, result.facts)
