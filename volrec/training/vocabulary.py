@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import nn
 
+from volrec.data.datasets import STREAMS
 from volrec.errors import ConfigError, DataError
 from volrec.training.seeds import step_seed
 from volrec.transforms.batch import BatchTransform
@@ -51,10 +52,10 @@ def fit_words(
         With ``num_words``, ``descriptors(x: (B, C, T, H, W)) -> (B * n, D)``, clip after clip, and
         ``set_words(centres: (K, D))``. Its mode is left as it was.
     batches : iterable of mapping
-        As the training loader gives them: ``image`` (B, 1, T, H, W), ``quantiles`` (B, Q), and ``valid`` (B,) where
-        clips may have failed to be read. Only as many are read as `limit` asks for.
+        As the training loader gives them: ``image`` (B, 1, T, H, W), what the streams need beside it, ``quantiles``
+        (B, Q), and ``valid`` (B,) where clips may have failed to be read. Only as many are read as `limit` asks for.
     transform : BatchTransform
-        Normalisation of the training.
+        Normalisation and streams of the training.
     seed : int
         Of the draw and of k-means.
     per_clip : int
@@ -133,7 +134,7 @@ def _draw(
     count = 0
     try:
         for batch in batches:
-            tensors = {key: value.to(device) for key, value in batch.items() if key in ("image", "quantiles")}
+            tensors = {key: value.to(device) for key, value in batch.items() if key in (*STREAMS, "quantiles")}
             images = transform(tensors, augment=False)["image"]
             if "valid" in batch:
                 images = images[batch["valid"].to(device)]
