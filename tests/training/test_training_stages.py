@@ -108,3 +108,37 @@ def test_an_objective_that_the_network_does_not_have_is_refused(tiny: Tiny, tmp_
 def test_stages_that_make_no_sense_are_refused(stages: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         staged(stages)
+
+
+def test_shares_of_the_whole_are_settled_where_no_plan_has_done_so(tiny: Tiny, tmp_path: Path) -> None:
+    shares = [{**STAGES[0], "epochs": "50%", "lr": "100%"}, {"name": "all", "epochs": "25%", "lr": "10%"}]
+    train(tiny, tmp_path / "m", staged(shares, trainer={"epochs": 4}, optim={"warmup_epochs": 0}))
+    member = Member(tmp_path / "m")
+    assert (len(member.stage("head").history()), len(member.history())) == (2, 1)
+    assert member.history()["lr"].max() == pytest.approx(1.5e-4)  # the second of two steps, half way down
+
+
+def test_words_are_found_on_every_stream_of_all_training_studies(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    original = fit.fit_words
+
+    def fit_words(network: Any, batches: Any, **named: Any) -> int:
+        kept = list(batches)
+        found.append(sum(len(batch["image"]) for batch in kept))
+        before = network.vlad.centres.clone()
+        count = original(network, kept, **named)
+        assert not torch.equal(before, network.vlad.centres)
+        return count
+
+    monkeypatch.setattr(fit, "fit_words", fit_words)
+    config = staged(
+        [{"name": "head", "freeze": ["backbone.*"], "epochs": 1}, {"name": "all", "epochs": 1}],
+        network={"name": "actionvlad", "options": {"backbone": "resnet-18", "words": 4}},
+        streams={"inputs": ["intensity", "difference"]},
+        augment={"flip": {}},
+        trainer={"batches_per_epoch": 1},
+    )
+    train(tiny, tmp_path / "m", config)
+    assert found == [8]  # once, of every study that trains, though an epoch has one batch of four

@@ -115,6 +115,7 @@ def fit_member(
 
 def _staged(config: TrainConfig, stage: StageConfig) -> TrainConfig:
     """Return the configuration with a stage's own learning rate and length."""
+    stage = stage.settled(lr=config.optim.lr, epochs=config.trainer.epochs)
     optim = config.optim if stage.lr is None else config.optim.model_copy(update={"lr": stage.lr})
     trainer = config.trainer if stage.epochs is None else config.trainer.model_copy(update={"epochs": stage.epochs})
     return config.model_copy(update={"optim": optim, "trainer": trainer})

@@ -52,10 +52,10 @@ def fit_words(
         With ``num_words``, ``descriptors(x: (B, C, T, H, W)) -> (B * n, D)``, clip after clip, and
         ``set_words(centres: (K, D))``. Its mode is left as it was.
     batches : iterable of mapping
-        As the training loader gives them: ``image`` (B, 1, T, H, W), what the streams need beside it, ``quantiles``
-        (B, Q), and ``valid`` (B,) where clips may have failed to be read. Only as many are read as `limit` asks for.
+        As the training loader gives them: ``image`` (B, 1, T, H, W), ``quantiles`` (B, Q), and ``valid`` (B,) where
+        clips may have failed to be read. Only as many are read as `limit` asks for.
     transform : BatchTransform
-        Normalisation and streams of the training.
+        Normalisation of the training.
     seed : int
         Of the draw and of k-means.
     per_clip : int
@@ -134,6 +134,7 @@ def _draw(
     count = 0
     try:
         for batch in batches:
+            # All that makes channels: voxels, fields, differences. What is said of the studies stays behind.
             tensors = {key: value.to(device) for key, value in batch.items() if key in (*STREAMS, "quantiles")}
             images = transform(tensors, augment=False)["image"]
             if "valid" in batch:
