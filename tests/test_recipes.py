@@ -171,3 +171,12 @@ def test_streams_that_a_network_would_misread_are_refused_before_anything_is_sca
     for inputs in (["intensity"], ["intensity", "flow"]):  # no motion at all is an experiment
         check_streams(StreamsConfig(inputs=inputs), "two-stream", {})
     check_streams(StreamsConfig(inputs=["flow"]), "tsn", {"network": "i3d"})
+
+
+def test_an_opencv_without_its_contributed_modules_is_not_planned_on(
+    labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(pytest.importorskip("cv2"), "optflow")
+    made = volrec.plan(labels.parent, labels=labels, overrides={"network.name": "two-stream"})
+    assert made.config.streams.flow.method == "demons"
+    assert "contributed modules" in made.reasons["streams.flow.method"]

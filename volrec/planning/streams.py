@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from volrec.config import StageConfig, TrainConfig
+from volrec.errors import ConfigError
 from volrec.planning.facts import Fingerprint
 
 __all__ = ["plan_segments", "plan_stages", "plan_streams", "segment_options", "settle_stages", "stream_channels"]
@@ -53,8 +53,10 @@ def _method(facts: Fingerprint, pixels: float, reasons: dict[str, str]) -> str:
     """Take the papers' estimator where it is there and its time can be borne."""
     from volrec.parallel import available_cpus
 
-    if find_spec("cv2") is None:
-        reasons["streams.flow.method"] = "OpenCV is not installed (extra flow): a registration by SimpleITK"
+    backend = _backend_of_tvl1()
+    if not backend.startswith("opencv"):
+        lacking = "OpenCV with its contributed modules is not installed (extra flow)"
+        reasons["streams.flow.method"] = f"{lacking}: a registration by SimpleITK"
         return "demons"
     seconds = facts.studies * facts.size[0].median * pixels * SECONDS_TVL1 / available_cpus()
     if seconds > PATIENCE_SECONDS:
@@ -62,6 +64,16 @@ def _method(facts: Fingerprint, pixels: float, reasons: dict[str, str]) -> str:
         return "farneback"
     reasons["streams.flow.method"] = "the papers' estimator"
     return "tvl1"
+
+
+def _backend_of_tvl1() -> str:
+    """Return what estimates TV-L1 here; empty where nothing does. OpenCV may lack it, or not load, where it is there."""
+    from volrec.transforms.flow import flow_backend
+
+    try:
+        return flow_backend("tvl1")
+    except ConfigError:
+        return ""
 
 
 def stream_channels(streams: Mapping[str, Any], windows: int) -> int:
