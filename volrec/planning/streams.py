@@ -67,7 +67,7 @@ def _method(facts: Fingerprint, pixels: float, reasons: dict[str, str]) -> str:
 
 
 def _backend_of_tvl1() -> str:
-    """Return what estimates TV-L1 here; empty where nothing does. OpenCV may lack it, or not load, where it is there."""
+    """Return what estimates TV-L1 here; empty where nothing does: an OpenCV that is there may lack it, or not load."""
     from volrec.transforms.flow import flow_backend
 
     try:
