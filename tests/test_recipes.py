@@ -16,8 +16,9 @@ from studies import two_class_folder
 import volrec
 from volrec.cli import main
 from volrec.cli.shell import pairs
-from volrec.config import TrainConfig, load_config
-from volrec.inference.inputs import make_input
+from volrec.config import StreamsConfig, TrainConfig, load_config
+from volrec.errors import ConfigError
+from volrec.inference.inputs import check_streams, make_input
 from volrec.networks import SequenceNetwork, create, spec
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -155,3 +156,31 @@ def test_a_system_is_trained_in_turn_by_its_name(labels: Path, tmp_path: Path) -
     command = ["train", str(labels.parent), "--labels", str(labels), "--config", "hidden-two-stream", "--epochs", "3"]
     assert main([*command, "--out", str(run), *options]) == 0
     assert {path.parent.name for path in run.glob("*/stages/*/finished")} == {"motion", "temporal"}
+
+
+@pytest.mark.parametrize(
+    ("network", "streams", "options", "message"),
+    [
+        ("two-stream", ["flow"], {}, "two-stream has a tower for slices and one for motion; got flow"),
+        ("tsn", ["warped"], {"network": "two-stream-fusion"}, "two-stream-fusion has a tower for slices"),
+        ("hidden-two-stream", ["intensity", "flow"], {}, "hidden-two-stream finds the motion in the slices by itself"),
+    ],
+)
+def test_streams_that_a_network_would_misread_are_refused_before_anything_is_scanned(
+    network: str, streams: list[str], options: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    config = {"network": {"name": network, "width": 1 / 16, "options": options}, "streams": {"inputs": streams}}
+    with pytest.raises(ConfigError, match=message):
+        volrec.plan(tmp_path / "nothing", labels="labels.csv", config=config)
+    for inputs in (["intensity"], ["intensity", "flow"]):  # no motion at all is an experiment
+        check_streams(StreamsConfig(inputs=inputs), "two-stream", {})
+    check_streams(StreamsConfig(inputs=["flow"]), "tsn", {"network": "i3d"})
+
+
+def test_an_opencv_without_its_contributed_modules_is_not_planned_on(
+    labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(pytest.importorskip("cv2"), "optflow")
+    made = volrec.plan(labels.parent, labels=labels, overrides={"network.name": "two-stream"})
+    assert made.config.streams.flow.method == "demons"
+    assert "contributed modules" in made.reasons["streams.flow.method"]

@@ -16,6 +16,7 @@ from volrec.training.module import make_transform
 from volrec.training.vocabulary import fit_words, has_words
 from volrec.transforms.batch import BatchTransform
 from volrec.transforms.intensity import BatchIntensity
+from volrec.transforms.stream_input import StreamInput
 
 PLAIN = BatchTransform(BatchIntensity("none"))
 CENTRES = torch.tensor([[0.0, 0, 1], [0, 1, 0], [1, 0, 0], [0.6, 0, -0.8]])
@@ -99,6 +100,20 @@ def test_clips_that_could_not_be_read_are_left_out():
     network = Planted()
     assert fit_words(network, batches, transform=PLAIN, seed=0) == 3 * 90
     assert torch.equal(network.seen[1][1], batches[1]["image"][1:].float())
+
+
+def test_motion_is_among_what_words_are_found_in():
+    transform = BatchTransform(StreamInput(BatchIntensity("none"), ("intensity", "flow"), bound=2.0, units="mm"))
+    fields = torch.zeros(2, 2, 2, 32, 32, dtype=torch.int16)
+    fields[:, 0] = 32767 // 128  # nearly a voxel along W
+    batch = {"image": torch.randn(2, 1, 2, 32, 32), "fields": fields, "pixel": torch.full((2, 2), 0.5)}
+    network = networks.create("actionvlad", num_classes=2, in_channels=3, width=1 / 16, words=4)
+    read = []
+    network.descriptors = lambda x, plain=network.descriptors: read.append(x) or plain(x)
+    fit_words(network, [batch], transform=transform, seed=0)
+    assert read[0].shape == (2, 3, 2, 32, 32)
+    torch.testing.assert_close(read[0][:, 1], torch.full((2, 2, 32, 32), 0.25), atol=2e-3, rtol=0)
+    assert not read[0][:, 2].any()
 
 
 def test_network_runs_in_evaluation_mode_and_goes_on_as_it_was():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -141,7 +143,9 @@ class TestProtocol:
 
     @given(mode=st.sampled_from(["segments", "uniform"]), number=st.integers(2, 30), **counts)
     @settings(max_examples=100, deadline=None)
-    def test_evenly_spaced_snippets_are_one_clip_by_the_rule(self, n_slices, snippets, length, stride, mode, number):
+    def test_evenly_spaced_snippets_are_one_clip_from_the_first_to_the_last_slice(
+        self, n_slices, snippets, length, stride, mode, number
+    ):
         (clip,) = protocol_clips(
             n_slices,
             clip_length=snippets * length,
@@ -150,12 +154,23 @@ class TestProtocol:
             snippet_length=length,
             snippets=number,
         )
+        slack = max(0, n_slices - (length - 1) * stride - 1)
         expected = [
-            min(n_slices, tick + step * stride) - 1
-            for tick in ticks(n_slices, (length - 1) * stride + 1, number)
+            min(n_slices - 1, math.floor(place * slack / (number - 1) + 1e-9) + step * stride)
+            for place in range(number)
             for step in range(length)
         ]
         assert clip.tolist() == expected
+
+    @pytest.mark.parametrize("n_slices", [1, 12, 24, 25, 26, 48, 49, 71, 300])
+    def test_thin_stacks_are_seen_to_their_end(self, n_slices):
+        (clip,) = protocol_clips(n_slices, clip_length=7, mode="segments", snippets=25)
+        assert (clip[0], clip[-1]) == (0, n_slices - 1)
+        assert len(set(clip.tolist())) == min(25, n_slices)
+        by_rule = evenly_spaced(n_slices, 1)
+        assert (clip >= by_rule).all()
+        if (n_slices - 1) % 24 == 0:
+            assert clip.tolist() == by_rule.tolist()
 
     @pytest.mark.parametrize("arguments", [{"mode": "random"}, {"mode": "segments", "clips": 4}])
     def test_evenly_spaced_snippets_beside_other_clips_are_refused(self, arguments):

@@ -142,7 +142,7 @@ def check_network(config: TrainConfig, *, init: bool = True) -> None:
     Parameters
     ----------
     config : TrainConfig
-        Whose network, frozen parts and first weights are looked at.
+        Whose network, streams, frozen parts and first weights are looked at.
     init : bool
         Whether the first weights must fit the network as it stands.
 
@@ -156,6 +156,7 @@ def check_network(config: TrainConfig, *, init: bool = True) -> None:
     import torch
 
     from volrec import networks
+    from volrec.inference.inputs import check_streams
     from volrec.networks.partial_bn import partial_bn
     from volrec.weights.initial import fit_source
 
@@ -165,6 +166,7 @@ def check_network(config: TrainConfig, *, init: bool = True) -> None:
             return networks.create(config.network.name, num_classes=1, width=config.network.width, **options)
 
     network = build()
+    check_streams(config.streams, config.network.name, config.network.options)
     if config.optim.freeze:
         networks.freeze_stages(network, config.optim.freeze)
     partial_bn(network, config.optim.partial_bn)

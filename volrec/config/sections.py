@@ -285,8 +285,8 @@ class ProtocolConfig(Section):
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Overlap of neighbouring clips."""
     snippets: Annotated[int, Field(ge=0)] = 0
-    """After sampling uniform or segments: one clip of so many snippets, spaced by TSN's rule (25 in its paper); 0 is
-    off."""
+    """After sampling uniform or segments: one clip of so many snippets, evenly spaced from the first to the last slice
+    (25 in TSN's paper); 0 is off."""
     consensus: Literal["mean", "max", "sci"] = "mean"
     """How clip scores become the study's; sci (FSTCN): views weighted by how clearly one class leads, then the maximum
     over clips; for classes that exclude each other, at the stage probabilities."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import fnmatch
 import itertools
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from volrec.config import StageConfig, TrainConfig
+from volrec.errors import ConfigError
 from volrec.planning.facts import Fingerprint
 from volrec.planning.network import build_network, is_slicewise
 
@@ -70,8 +70,10 @@ def _method(facts: Fingerprint, pixels: float, reasons: dict[str, str]) -> str:
     """Take the papers' estimator where it is there and its time can be borne."""
     from volrec.parallel import available_cpus
 
-    if find_spec("cv2") is None:
-        reasons["streams.flow.method"] = "OpenCV is not installed (extra flow): a registration by SimpleITK"
+    backend = _backend_of_tvl1()
+    if not backend.startswith("opencv"):
+        lacking = "OpenCV with its contributed modules is not installed (extra flow)"
+        reasons["streams.flow.method"] = f"{lacking}: a registration by SimpleITK"
         return "demons"
     seconds = facts.studies * facts.size[0].median * pixels * SECONDS_TVL1 / available_cpus()
     if seconds > PATIENCE_SECONDS:
@@ -79,6 +81,16 @@ def _method(facts: Fingerprint, pixels: float, reasons: dict[str, str]) -> str:
         return "farneback"
     reasons["streams.flow.method"] = "the papers' estimator"
     return "tvl1"
+
+
+def _backend_of_tvl1() -> str:
+    """Return what estimates TV-L1 here; empty where nothing does: an OpenCV that is there may lack it, or not load."""
+    from volrec.transforms.flow import flow_backend
+
+    try:
+        return flow_backend("tvl1")
+    except ConfigError:
+        return ""
 
 
 def stream_channels(streams: Mapping[str, Any], windows: int) -> int:

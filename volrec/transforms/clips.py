@@ -107,9 +107,9 @@ def protocol_clips(
     snippet_length : int
         As in `clip_indices`.
     snippets : int
-        After ``uniform`` or ``segments``: one clip of so many evenly spaced snippets (`evenly_spaced`), whatever
-        `clip_length` is; 25 in the paper of temporal segment networks, on videos of hundreds of frames: of a sequence
-        with fewer slices than twice the snippets it sees the first ones only. 0 leaves it to `clips`.
+        After ``uniform`` or ``segments``: one clip of so many snippets, evenly spaced from the first to the last slice
+        (`evenly_spaced`), whatever `clip_length` is; 25 in the paper of temporal segment networks. 0 leaves it to
+        `clips`.
 
     Returns
     -------
@@ -151,7 +151,7 @@ def protocol_clips(
     return list({clip.tobytes(): clip for clip in found}.values())
 
 
-def evenly_spaced(count: int, length: int, *, snippets: int = 25) -> np.ndarray:
+def evenly_spaced(count: int, length: int, *, snippets: int = 25, to_the_end: bool = False) -> np.ndarray:
     """Return where the snippets of a test begin by the rule of temporal segment networks.
 
     The step is ``(count - length) / (snippets - 1)`` rounded down, and the first snippet begins at the first frame. A
@@ -165,6 +165,10 @@ def evenly_spaced(count: int, length: int, *, snippets: int = 25) -> np.ndarray:
         Frames of a snippet: 1 for RGB, 5 for stacks of flow in the paper.
     snippets : int
         Snippets. Of a single one the rule says nothing: it is taken from the middle.
+    to_the_end : bool
+        Round the places and not the step, so that the last snippet ends the sequence. The rule leaves up to
+        ``snippets - 2`` frames at the end unseen: little of a video of hundreds, but a third of a stack of 71 slices,
+        and all but the first of one of 24.
 
     Returns
     -------
@@ -182,14 +186,14 @@ def evenly_spaced(count: int, length: int, *, snippets: int = 25) -> np.ndarray:
 
     Examples
     --------
-    >>> evenly_spaced(11, 1, snippets=4).tolist()
-    [0, 3, 6, 9]
+    >>> evenly_spaced(12, 1, snippets=4).tolist(), evenly_spaced(12, 1, snippets=4, to_the_end=True).tolist()
+    ([0, 3, 6, 9], [0, 3, 7, 11])
     """
     _check(count=count, length=length, snippets=snippets)
     if snippets == 1:
         return np.array([max(0, (count - length) // 2)], dtype=np.int64)
-    step = max(0, (count - length) // (snippets - 1))
-    return step * np.arange(snippets, dtype=np.int64)
+    slack, places = max(0, count - length), np.arange(snippets, dtype=np.int64)
+    return places * slack // (snippets - 1) if to_the_end else places * (slack // (snippets - 1))
 
 
 def clip_affine(affine: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -245,7 +249,8 @@ def _evenly(n_slices: int, snippets: int, length: int, stride: int, *, clips: in
             where="protocol.snippets",
             code="protocol",
         )
-    return _snippets(n_slices, evenly_spaced(n_slices, _span(length, stride), snippets=snippets), length, stride)
+    begins = evenly_spaced(n_slices, _span(length, stride), snippets=snippets, to_the_end=True)
+    return _snippets(n_slices, begins, length, stride)
 
 
 def _covering_snippets(n_slices: int, snippets: int, length: int, stride: int) -> list[np.ndarray]:
