@@ -362,7 +362,7 @@ def test_without_opencv_the_plan_registers_and_other_methods_name_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert place.plan("--network", "two-stream")["streams"]["flow"]["method"] == "demons"
-    assert "OpenCV is not installed (extra flow)" in (place.root / "plan.yaml").read_text(encoding="utf-8")
+    assert "is not installed (extra flow)" in (place.root / "plan.yaml").read_text(encoding="utf-8")
     assert place.train("two-stream", tmp_path / "run") == 2
     assert "pip install 'volrec[flow]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
