@@ -96,13 +96,14 @@ def freeze_stages(network: SequenceNetwork, what: int | Sequence[str]) -> list[s
                     code="freeze",
                 )
         frozen = [name for name in parameters if any(fnmatchcase(name, pattern) for pattern in what)]
-        if len(frozen) == len(parameters):
-            raise ConfigError(
-                f"these patterns match all parameters of {network.registry_name}: nothing is left to train.",
-                remedy=f"Leave out {network.classifier_name}.* at least.",
-                where="optim.freeze",
-                code="freeze",
-            )
+    if not {name for name, parameter in parameters.items() if parameter.requires_grad} - set(frozen):
+        raise ConfigError(
+            f"all parameters of {network.registry_name} would be frozen, by this and by what is frozen already: nothing "
+            "is left to train.",
+            remedy=f"Leave out {network.classifier_name}.* at least; a stage freezes its own parts beside optim.freeze.",
+            where="optim.freeze",
+            code="freeze",
+        )
     for name in frozen:
         parameters[name].requires_grad_(False)
     network.keep_still(_still(network, ""))
