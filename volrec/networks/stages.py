@@ -98,9 +98,9 @@ def freeze_stages(network: SequenceNetwork, what: int | Sequence[str]) -> list[s
         frozen = [name for name in parameters if any(fnmatchcase(name, pattern) for pattern in what)]
     if not {name for name, parameter in parameters.items() if parameter.requires_grad} - set(frozen):
         raise ConfigError(
-            f"all parameters of {network.registry_name} would be frozen, by this and by what is frozen already: nothing "
-            "is left to train.",
-            remedy=f"Leave out {network.classifier_name}.* at least; a stage freezes its own parts beside optim.freeze.",
+            f"this and what is frozen already are all parameters of {network.registry_name}: nothing is left to train.",
+            remedy=f"Leave out {network.classifier_name}.* at least. A stage freezes parts of its own beside "
+            "optim.freeze.",
             where="optim.freeze",
             code="freeze",
         )
