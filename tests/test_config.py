@@ -235,3 +235,31 @@ def test_every_key_of_plans_of_weights_is_explained(schema: type[Section]) -> No
     assert [key for key, _, _, meaning in rows if not meaning] == []
     assert kind_of(schema) in {"pretrain", "transfer"} and kind_of(TrainConfig) == "train"
     assert any(key == "holdout.share" for key, *_ in rows)
+
+
+def test_what_stands_in_a_list_is_changed_by_its_name() -> None:
+    stages = [{"name": "motion", "objective": "motion"}, {"name": "all"}]
+    config = apply_overrides(parse_config({"stages": stages}), {"stages.motion.epochs": 3})
+    assert [stage.epochs for stage in config.stages] == [3, None]
+    with pytest.raises(ConfigError, match=r"no 'moton' in stages \(did you mean 'motion'\?\)"):
+        apply_overrides(config, {"stages.moton.epochs": 3})
+    with pytest.raises(ConfigError, match=r"unknown key 'stages\.0\.epoch' \(did you mean 'epochs'\?\)"):
+        apply_overrides(config, {"stages.motion.epoch": 3})
+    with pytest.raises(ConfigError, match="names one of a list"):
+        apply_overrides(config, {"stages.motion": 3})
+    with pytest.raises(ConfigError, match="there is no 'motion' in stages"):
+        apply_overrides(TrainConfig(), {"stages.motion.epochs": 3})
+
+
+def test_options_of_a_network_within_need_not_be_there_to_be_set() -> None:
+    key = "network.options.network_options.dropout"
+    assert apply_overrides(TrainConfig(), {key: 0.1}).network.options == {"network_options": {"dropout": 0.1}}
+    with pytest.raises(ConfigError, match=r"no section 'streams\.flw' \(did you mean 'flow'\?\)"):
+        apply_overrides(TrainConfig(), {"streams.flw.stack": 2})
+
+
+def test_a_word_that_is_no_choice_is_told_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"got \"flw\" \(did you mean 'flow'\?\)"):
+        parse_config({"streams": {"inputs": ["intensity", "flw"]}})
+    with pytest.raises(ConfigError, match=r"got \"zzzz\"\.$|got \"zzzz\"\. "):
+        parse_config({"streams": {"inputs": ["zzzz"]}})

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from volrec.api import ImagePlan, Plan, Run
+    from volrec.config import TrainConfig
     from volrec.planning import Fingerprint
 
 WIDE = 130
@@ -122,7 +123,7 @@ def train(
             f"Plan: {chosen.network.name} (width {chosen.network.width:g}), "
             f"clips of {chosen.sampling.clip_length} slices, "
             f"canvas {_sizes(chosen.preprocess.canvas)}, batch {chosen.optim.batch_size}, "
-            f"at most {chosen.trainer.epochs} epochs; reasons in {destination / 'config.yaml'}",
+            f"at most {_lengths(chosen)} epochs; reasons in {destination / 'config.yaml'}",
         )
 
     if resume is not None:
@@ -450,6 +451,12 @@ def _show(run: Run, console: Console) -> None:
     if share := time_share(run.folder):
         _say(console, share)
     _say(console, f"Run: {run.path}\nReport: {run.report.resolve().as_uri()}")
+
+
+def _lengths(config: TrainConfig) -> str:
+    """Return the longest training in epochs, or that of each stage."""
+    whole = config.trainer.epochs
+    return ", ".join(f"{stage.name} {stage.epochs or whole}" for stage in config.stages) or str(whole)
 
 
 def _sizes(sizes: Sequence[int | None] | None) -> str:

@@ -83,7 +83,7 @@ def plan(
     """
     from volrec.data.index import index as scan
     from volrec.data.labels import join
-    from volrec.planning import inherit, make_plan
+    from volrec.planning import inherit, make_plan, outline_stages
 
     overrides = dict(overrides or {})
     given = given_sections(config)
@@ -99,18 +99,26 @@ def plan(
     where = origin(config)
     written = given.get("network")
     other = overrides.get("network.name")
+    kept: dict[str, Any] = {}
     if isinstance(written, Mapping) and other not in (None, written.get("name")):
-        # What stands there is another network's.
-        given["network"] = {**written, "options": {}}
+        # What stands there is another network's; options of this one are planned, at the same width.
+        given.pop("network")
         given.pop("stages", None)
+        kept = {"network.width": written["width"]} if written.get("width") is not None else {}
+        if _reads_segments(written, given.get("sampling")):
+            given.pop("sampling")
         if _reads_what_its_paper_does(written, given.get("streams")):
             given.pop("streams", None)
     init = {key: value for key, value in overrides.items() if key.split(".")[0] == "init"}
     given["init"] = apply_overrides(parse_config({"init": given.get("init")}, where=where), init).init.to_dict()
     inherited = inherit(given["init"]["source"], given, overrides)
     given |= inherited.sections
-    fixed = {**inherited.keys, **overrides}
-    checked: TrainConfig = apply_overrides(parse_config(given, where=where), fixed)
+    if "network" in given:  # the source's, which goes with its weights
+        kept = {}
+    fixed = {**kept, **inherited.keys, **overrides}
+    # Stages that will be planned are there by name already, so that a key of theirs is checked as well.
+    outlined = {"stages": outline_stages(str(fixed.get("network.name") or (given.get("network") or {}).get("name")))}
+    checked: TrainConfig = apply_overrides(parse_config(outlined | given, where=where), fixed)
     check_network(checked, init="network" in given or "network.width" in fixed)
     if checked.data.folder is None:
         raise ConfigError("no folder of studies is named.", remedy="Say `volrec train FOLDER --labels labels.csv`.")
@@ -121,6 +129,8 @@ def plan(
     result = make_plan(cohort, given, overrides=fixed, accelerator=checked.trainer.accelerator)
     check_network(result.config)
     reasons = result.reasons | {key: why for key, why in inherited.reasons.items() if key not in overrides}
+    if written and kept.keys() - inherited.keys.keys() - overrides.keys():
+        reasons["network.width"] = f"as written for {written['name']}"
     notes = (*cohort.notes, *result.notes, *filter(None, [inherited.note]))
     problems = tuple({(p.where, p.code, p.study): p for p in [*found.problems, *cohort.problems]}.values())
     return Plan(result.config, reasons, notes, problems, result.facts)
@@ -162,9 +172,9 @@ def check_network(config: TrainConfig, *, init: bool = True) -> None:
     partial_bn(network, config.optim.partial_bn)
     for stage in config.stages:
         staged = build()
-        for frozen in (config.optim.freeze, stage.freeze):
+        for frozen, where in ((config.optim.freeze, "optim.freeze"), (stage.freeze, f"stages.{stage.name}.freeze")):
             if frozen:
-                networks.freeze_stages(staged, frozen)
+                networks.freeze_stages(staged, frozen, where=where)
     if init and config.init.source is not None:
         fit_source(network, config.init.source, first_layer=config.init.first_layer, inflate=config.init.inflate)
 
@@ -176,6 +186,15 @@ def _reads_what_its_paper_does(network: Mapping[str, Any], streams: Any) -> bool
     if not isinstance(streams, Mapping) or network.get("name") not in networks.list_networks():
         return False
     return list(streams.get("inputs", ["intensity"])) == list(networks.spec(str(network["name"])).streams)
+
+
+def _reads_segments(network: Mapping[str, Any], sampling: Any) -> bool:
+    """Tell whether the clips that are written down are those that a plan gives a network of segments."""
+    from volrec import networks
+
+    if not isinstance(sampling, Mapping) or network.get("name") not in networks.list_networks():
+        return False
+    return sampling.get("train") == "segments" and networks.spec(str(network["name"])).segments > 0
 
 
 def train(

@@ -26,7 +26,7 @@ from volrec.config.sections import (
     WindowConfig,
 )
 from volrec.config.streams import FlowConfig, StageConfig, StreamsConfig
-from volrec.config.text import apply_overrides, dump_yaml, json_schema, load_config, parse_config
+from volrec.config.text import NESTED, apply_overrides, dump_yaml, json_schema, load_config, named_item, parse_config
 from volrec.config.train import TrainConfig
 from volrec.config.transfer import (
     BackboneConfig,
@@ -44,6 +44,7 @@ from volrec.config.transfer import (
 AnyConfig: TypeAlias = TrainConfig | PretrainConfig | TransferConfig
 
 __all__ = [
+    "NESTED",
     "AnyConfig",
     "AugmentConfig",
     "BackboneConfig",
@@ -78,5 +79,6 @@ __all__ = [
     "json_schema",
     "kind_of",
     "load_config",
+    "named_item",
     "parse_config",
 ]

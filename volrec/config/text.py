@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,7 +17,7 @@ from volrec.config.train import TrainConfig
 from volrec.config.transfer import KINDS, kind_of
 from volrec.errors import ConfigError
 
-__all__ = ["apply_overrides", "dump_yaml", "json_schema", "load_config", "parse_config"]
+__all__ = ["NESTED", "apply_overrides", "dump_yaml", "json_schema", "load_config", "named_item", "parse_config"]
 
 Config = TypeVar("Config", bound=Section)
 
@@ -65,7 +66,7 @@ def parse_config(
         ) from None
 
 
-_NESTED = ("data.series", "streams.flow")
+NESTED = ("data.series", "streams.flow")
 """Sections within a section that are written over several lines."""
 
 
@@ -109,26 +110,58 @@ def load_config(
 
 
 def apply_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """Return a copy with dotted keys replaced (``{"optim.lr": 0.01}``), checked as a whole."""
+    """Return a copy with dotted keys replaced (``{"optim.lr": 0.01}``), checked as a whole.
+
+    What stands in a list is called by its name: ``{"stages.motion.epochs": 5}``.
+    """
     values = config.model_dump(mode="json")
     for dotted, value in overrides.items():
-        target = values
+        target: Any = values
         *parents, last = dotted.split(".")
-        for key in parents:
-            child = target.get(key) if isinstance(target, dict) else None
-            if not isinstance(child, dict):
-                break
+        for depth, key in enumerate(parents):
+            if isinstance(target, list):
+                target = named_item(target, key, where=dotted)
+                continue
+            if key not in target and _is_free(parents[:depth], type(config)):
+                target[key] = {}
+            child = target.get(key)
+            if not isinstance(child, dict) and not _is_named(child):
+                near = [name for name, one in target.items() if isinstance(one, dict | list) and one]
+                raise ConfigError(
+                    f"there is no section '{'.'.join(parents[: depth + 1])}'{_suggest(key, near)}.",
+                    remedy="`volrec plan --keys` prints every key with its meaning.",
+                    where=dotted,
+                    code="config",
+                )
             target = child
-        else:
-            target[last] = value
-            continue
+        if isinstance(target, list):
+            raise ConfigError(
+                f"'{dotted}' names one of a list and nothing of it.",
+                remedy=f"Name the key as well: {dotted}.KEY=VALUE.",
+                where=dotted,
+                code="config",
+            )
+        target[last] = value
+    return parse_config(values, where="override", schema=type(config))
+
+
+def named_item(items: list[dict[str, Any]], name: str, *, where: str) -> dict[str, Any]:
+    """Return the one of a list that has this name.
+
+    Raises
+    ------
+    ConfigError
+        With the nearest name.
+    """
+    found = next((item for item in items if item["name"] == name), None)
+    if found is None:
         raise ConfigError(
-            f"there is no section '{'.'.join(parents)}'{_suggest(parents[0], list(values))}.",
-            remedy="`volrec plan --keys` prints every key with its meaning.",
-            where=dotted,
+            f"there is no '{name}' in {where.split('.')[0]}{_suggest(name, [item['name'] for item in items])}.",
+            remedy="Use a name that is there, or write the whole list in a plan.",
+            where=where,
             code="config",
         )
-    return parse_config(values, where="override", schema=type(config))
+    return found
 
 
 def dump_yaml(config: Section, reasons: Mapping[str, str] | None = None) -> str:
@@ -149,7 +182,7 @@ def dump_yaml(config: Section, reasons: Mapping[str, str] | None = None) -> str:
             dotted = f"{prefix}{key}"
             reason = f"  # {reasons[dotted]}" if dotted in reasons else ""
             pad = "  " * indent
-            if isinstance(value, dict) and value and (indent == 0 or dotted in _NESTED):
+            if isinstance(value, dict) and value and (indent == 0 or dotted in NESTED):
                 lines.append(f"{pad}{key}:{reason}")
                 write(value, indent + 1, f"{dotted}.")
             elif dotted == "stages" and value:
@@ -181,17 +214,53 @@ def _describe(fault: Mapping[str, Any], schema: type[Section]) -> str:
         return f"unknown key '{dotted}'{_suggest(place[-1], _keys_at(place[:-1], schema))}"
     seen = fault.get("input")
     shown = "" if fault["type"] in {"missing", "value_error"} else f", got {json.dumps(seen, default=str)[:80]}"
-    return f"'{dotted}': {fault['msg'].removeprefix('Value error, ')}{shown}"
+    near = ""
+    if fault["type"] == "literal_error" and isinstance(seen, str):
+        known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+        near = _suggest(seen, known) if difflib.get_close_matches(seen, known, n=1, cutoff=0.6) else ""
+    return f"'{dotted}': {fault['msg'].removeprefix('Value error, ')}{shown}{near}"
 
 
 def _keys_at(place: tuple[str, ...], schema: type[Section]) -> list[str]:
     model: type[BaseModel] = schema
     for part in place:
+        if part.isdigit():  # one of a list of sections
+            continue
         field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        inner = None if field is None else next((one for one in _types_of(field.annotation) if _is_section(one)), None)
+        if inner is None:
             return []
-        model = field.annotation
+        model = inner
     return list(model.model_fields)
+
+
+def _is_free(place: Sequence[str], schema: type[Section]) -> bool:
+    """Tell whether a place is, or lies in, a mapping whose keys the schema does not know: options of a network."""
+    model: type[BaseModel] = schema
+    for part in place:
+        field = model.model_fields.get(part)
+        if field is None:
+            return False
+        if get_origin(field.annotation) is dict:
+            return True
+        inner = next((one for one in _types_of(field.annotation) if _is_section(one)), None)
+        if inner is None:
+            return False
+        model = inner
+    return False
+
+
+def _types_of(annotation: Any) -> tuple[Any, ...]:
+    return (annotation, *get_args(annotation))
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _is_named(value: Any) -> bool:
+    """Tell whether this is a list whose items have names, all of those that there are."""
+    return isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value)
 
 
 def _suggest(word: str, known: list[str]) -> str:

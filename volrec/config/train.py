@@ -42,7 +42,7 @@ class TrainConfig(Section):
     protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
     stages: list[StageConfig] = Field(default_factory=list)
-    """Trainings that are done in turn; empty is one."""
+    """Trainings that are done in turn; empty is one. Each is called by its name: ``stages.motion.epochs``."""
     store: StoreConfig = Field(default_factory=StoreConfig)
 
     @model_validator(mode="after")

@@ -22,13 +22,13 @@ import numpy as np
 from volrec.config import IntensityConfig, StreamsConfig
 from volrec.data.entries import Entry, StoredVolume, locked, open_entry, remove_leftovers, write_entry
 from volrec.data.store import HasSeries, Store, fill_entries, sound_entry
-from volrec.errors import DataError, Problem
+from volrec.errors import ConfigError, DataError, Problem
 from volrec.parallel import available_cpus
 from volrec.transforms.flow import flow_backend, flow_settings, slice_flow
 from volrec.transforms.flow_fields import STORED_BOUND, from_pictures, quantise, stack_fields
 from volrec.transforms.windows import resolve_windows
 
-__all__ = ["add_streams", "fill_streams", "no_streams", "read_streams"]
+__all__ = ["add_streams", "check_streams", "fill_streams", "no_streams", "read_streams"]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,26 @@ class _Task:
     entry: Entry
     streams: dict[str, Any]
     intensity: dict[str, Any]
+
+
+def check_streams(streams: StreamsConfig) -> None:
+    """Make sure that fields can be had here at all, before the first study is read.
+
+    Raises
+    ------
+    ConfigError
+        A package is missing, or the folder of flow pictures.
+    """
+    if streams.field is None:
+        return
+    _backend(streams)
+    if streams.flow.folder is not None and not Path(streams.flow.folder).is_dir():
+        raise ConfigError(
+            f"there is no folder of flow pictures {streams.flow.folder}.",
+            remedy="Bring it back, or let the flow be computed by another streams.flow.method.",
+            where="streams.flow.folder",
+            code="no-flow",
+        )
 
 
 def fill_streams(

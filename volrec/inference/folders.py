@@ -15,7 +15,7 @@ import torch
 
 from volrec.data.entries import StoredVolume
 from volrec.data.store import HasSeries, preprocess_volume
-from volrec.data.streams import add_streams
+from volrec.data.streams import add_streams, check_streams
 from volrec.errors import DataError, Problem, RunError, VolrecError
 from volrec.inference.members import Contract, LoadedMember, load_members
 from volrec.inference.predictor import Ensemble, StudyScore
@@ -183,9 +183,15 @@ def score_studies(
     ------
     study, StudyScore or Problem
         In the order given; a study that cannot be read or scored gives its problem.
+
+    Raises
+    ------
+    ConfigError
+        What the streams of the run need is not here: a package, or the folder of flow pictures.
     """
     ensemble = Ensemble([member.predictor for member in members])
     contract = members[0].contract
+    check_streams(contract.streams)
     jobs = jobs if jobs > 0 else available_cpus()
     waiting: deque[tuple[HasSeries, Future[StoredVolume]]] = deque()
     todo = iter(studies)

@@ -50,7 +50,7 @@ def network_stages(network: SequenceNetwork) -> list[tuple[str, ...]]:
     return [tuple(stage) for stage in (*stages, [*leading, *last]) if stage]
 
 
-def freeze_stages(network: SequenceNetwork, what: int | Sequence[str]) -> list[str]:
+def freeze_stages(network: SequenceNetwork, what: int | Sequence[str], *, where: str = "optim.freeze") -> list[str]:
     """Keep weights and statistics of a part of a network as they are, from now on.
 
     Frozen parameters need no gradient. A module all of whose parameters are frozen stays in evaluation mode, whatever
@@ -63,6 +63,8 @@ def freeze_stages(network: SequenceNetwork, what: int | Sequence[str]) -> list[s
         Is changed in place.
     what : int or sequence of str
         So many stages from the input (`network_stages`), or patterns of parameter names (``features.denseblock1.*``).
+    where : str
+        Key that errors name.
 
     Returns
     -------
@@ -82,7 +84,7 @@ def freeze_stages(network: SequenceNetwork, what: int | Sequence[str]) -> list[s
                 f"{network.registry_name} has {len(stages)} stages, the classifier among them: {what} of them frozen "
                 "leave nothing to train.",
                 remedy=f"Freeze at most {len(stages) - 1}.",
-                where="optim.freeze",
+                where=where,
                 code="freeze",
             )
         frozen = [name for stage in stages[:what] for name in stage]
@@ -92,7 +94,7 @@ def freeze_stages(network: SequenceNetwork, what: int | Sequence[str]) -> list[s
                 raise ConfigError(
                     f"no parameter of {network.registry_name} matches '{pattern}'.",
                     remedy=_hint(pattern, list(parameters)),
-                    where="optim.freeze",
+                    where=where,
                     code="freeze",
                 )
         frozen = [name for name in parameters if any(fnmatchcase(name, pattern) for pattern in what)]
@@ -101,7 +103,7 @@ def freeze_stages(network: SequenceNetwork, what: int | Sequence[str]) -> list[s
             f"this and what is frozen already are all parameters of {network.registry_name}: nothing is left to train.",
             remedy=f"Leave out {network.classifier_name}.* at least. A stage freezes parts of its own beside "
             "optim.freeze.",
-            where="optim.freeze",
+            where=where,
             code="freeze",
         )
     for name in frozen:

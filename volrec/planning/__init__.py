@@ -9,5 +9,6 @@ from __future__ import annotations
 from volrec.planning.facts import Fingerprint, Spread, fingerprint
 from volrec.planning.plan import PlanResult, make_plan
 from volrec.planning.source import Inherited, inherit
+from volrec.planning.streams import outline_stages
 
-__all__ = ["Fingerprint", "Inherited", "PlanResult", "Spread", "fingerprint", "inherit", "make_plan"]
+__all__ = ["Fingerprint", "Inherited", "PlanResult", "Spread", "fingerprint", "inherit", "make_plan", "outline_stages"]

@@ -11,7 +11,9 @@ from volrec.data.images import ImageSet
 from volrec.data.labels import Cohort
 from volrec.planning.facts import Fingerprint, fingerprint
 from volrec.planning.grid import plan_grid, plan_slice_axis
-from volrec.planning.plan import plan_intensity, plan_network, with_keys
+from volrec.planning.keys import with_keys
+from volrec.planning.network import build_network, plan_network
+from volrec.planning.plan import plan_intensity
 
 __all__ = ["ImagePlan", "plan_pretrain", "plan_transfer"]
 
@@ -194,13 +196,7 @@ def _plane(plan: _Plan, facts: Fingerprint) -> tuple[int, int]:
 
 
 def _smallest(plan: _Plan) -> tuple[int, int, int]:
-    import torch
-
-    from volrec.networks import create
-
-    asked = with_keys(plan.values.get("network", {}), "network", plan.fixed)
-    with torch.device("meta"):
-        return create(asked.get("name", "c3d"), num_classes=1, width=0.0625, **asked.get("options", {})).smallest
+    return build_network(with_keys(plan.values.get("network", {}), "network", plan.fixed)).smallest
 
 
 def _view_augment(height: int, reasons: dict[str, str]) -> dict[str, Any]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from volrec.config import OptimConfig, SamplingConfig, TrainConfig, TrainerConfig, parse_config
+from volrec.config import OptimConfig, SamplingConfig, TrainConfig, parse_config
 from volrec.planning.facts import Fingerprint, fingerprint
 from volrec.planning.grid import plan_grid, plan_slice_axis
+from volrec.planning.keys import with_keys
+from volrec.planning.network import build_network, is_slicewise, organ_crop, plan_network
 from volrec.planning.streams import (
     plan_segments,
     plan_stages,
     plan_streams,
+    rescale_stages,
     segment_options,
     settle_stages,
     stream_channels,
@@ -22,17 +23,14 @@ from volrec.planning.streams import (
 
 if TYPE_CHECKING:
     from volrec.data.labels import Cohort
+    from volrec.networks import SequenceNetwork
 
-__all__ = ["PlanResult", "make_plan", "plan_intensity", "plan_network", "with_keys"]
+__all__ = ["PlanResult", "make_plan", "plan_intensity"]
 
 # A whole stack is one clip up to this many slices; longer ones are read clip by clip.
 WHOLE_STACK = 128
 HEAD_FIELD_OF_VIEW_MM = 280.0
-ORGAN_CROP_MM = 120.0
 RARE = 0.25
-FEWEST_SLICES = 4
-# Stems of networks that read 224 x 224 pixels leave a quarter of each side: too little of slices smaller than this.
-SMALL_SLICE = 96
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,7 @@ def make_plan(
         values[section] = with_keys(values[section], section, fixed)
         return dict(values[section])
 
-    written = values.get("preprocess", {})
-    axis = fixed.get("preprocess.slice_axis", written.get("slice_axis"))
+    axis = fixed.get("preprocess.slice_axis", values.get("preprocess", {}).get("slice_axis"))
     if axis is None:
         axis = "acquired" if "preprocess" in values else plan_slice_axis(cohort, reasons)
     if facts is None:
@@ -112,23 +109,29 @@ def make_plan(
         reasons["data.balance"] = f"the rarest class holds {facts.smallest_share:.0%} of the studies"
     values["data"] = with_keys(data, "data", fixed)
 
-    smallest = _smallest(values.get("network", {}), fixed)
-    preprocess = settle("preprocess", lambda: {"slice_axis": axis, **plan_grid(facts, fixed, smallest, reasons)})
+    wanted = with_keys(values.get("network", {}), "network", fixed)
+    asked = build_network(wanted)
+    preprocess = settle("preprocess", lambda: {"slice_axis": axis, **plan_grid(facts, fixed, asked.smallest, reasons)})
     canvas = preprocess.get("canvas") or (None, None, None)
     settle("intensity", lambda: plan_intensity(facts, reasons))
-    name = str(fixed.get("network.name", values.get("network", {}).get("name", "c3d")))
+    name = str(wanted.get("name", "c3d"))
     streams = settle("streams", lambda: plan_streams(facts, canvas, name, fixed, reasons))
-    wanted = with_keys(values.get("network", {}), "network", fixed).get("options", {})
-    sampling = settle("sampling", lambda: _sampling(facts, canvas, name, wanted, reasons))
+    sampling = settle("sampling", lambda: _sampling(facts, canvas, wanted, asked, reasons))
     spacing = preprocess.get("spacing") or (None, None, None)
     # What the network sees of a study: the canvas, cut to a clip.
     longest = int(sampling.get("clip_length", SamplingConfig().clip_length))
     clip = (min(int(canvas[0] or facts.size[0].median), longest), *canvas[1:])
 
-    def planned_network() -> dict[str, Any]:
-        found = plan_network(facts, canvas, clip, spacing, fixed, reasons)
-        return {**found, "options": segment_options(name, sampling, wanted) | found["options"]}
+    follows = segment_options(name, sampling, wanted.get("options", {}))
 
+    def planned_network() -> dict[str, Any]:
+        snippet = follows.get("snippet_length")
+        found = plan_network(facts, canvas, clip, spacing, fixed, reasons, snippet=snippet)
+        return {**found, "options": follows | found["options"]}
+
+    if "network" in values:  # what follows from the snippets goes with it, unless it is written there
+        written = dict(values["network"])
+        values["network"] = {**written, "options": follows | dict(written.get("options") or {})}
     network = settle("network", planned_network)
     settle("augment", lambda: _augment(facts, canvas, reasons))
     channels = stream_channels(streams, len(values["intensity"].get("windows") or ()) or 1)
@@ -139,14 +142,13 @@ def make_plan(
     if "epochs" not in trainer:
         trainer |= _length(facts, optim, reasons, trainer)
     trainer = values["trainer"] = with_keys(trainer, "trainer", fixed)
-    if "stages" not in values and "stages" not in fixed:
-        values["stages"] = plan_stages(
-            network,
-            {**OptimConfig().to_dict(), **optim},
-            {**TrainerConfig().to_dict(), **trainer},
-            reasons,
-            begun=bool(fixed.get("init.source") or dict(values.get("init") or {}).get("source")),
-        )
+    whole = {"epochs": trainer["epochs"], "lr": optim.get("lr", OptimConfig().lr)}
+    if "stages" in values:
+        before = {"epochs": given.get("trainer", {}).get("epochs"), "lr": given.get("optim", {}).get("lr")}
+        values["stages"] = rescale_stages(values["stages"], before, whole, fixed, reasons)
+    elif "stages" not in fixed:
+        begun = bool(fixed.get("init.source") or dict(values.get("init") or {}).get("source"))
+        values["stages"] = plan_stages(network, whole, reasons, begun=begun)
     for section in ("name", "stages", "store"):
         if any(key.split(".")[0] == section for key in fixed):
             values |= with_keys(
@@ -154,29 +156,17 @@ def make_plan(
             )
     for key in fixed:
         reasons[key] = "set by you"
-    if any(getattr(case, "slice_targets", None) is not None for case in cohort.cases) and not _slicewise(network):
+        if key.startswith("stages."):  # told with the others of its stage
+            stage, _, last = key.rpartition(".")
+            reasons[stage] = "; ".join(filter(None, [reasons.get(stage), f"{last} set by you"]))
+    labelled = any(getattr(case, "slice_targets", None) is not None for case in cohort.cases)
+    if labelled and not is_slicewise(build_network(network)):
         notes.append(
             f"slice labels are of no use to {network.get('name', 'c3d')}: only slicewise networks learn from them"
         )
     config: TrainConfig = parse_config(values, where="plan")
     config = config.model_copy(update={"stages": settle_stages(config, reasons)})
     return PlanResult(config, reasons, facts, tuple(notes))
-
-
-def with_keys(values: Mapping[str, Any], section: str, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a section with those of the dotted keys that are its own."""
-    result = copy.deepcopy(dict(values))
-    for dotted, value in keys.items():
-        *parents, last = dotted.split(".")
-        if section:
-            if not parents or parents[0] != section:
-                continue
-            parents = parents[1:]
-        target = result
-        for key in parents:
-            target = target.setdefault(key, {})
-        target[last] = value
-    return result
 
 
 def plan_intensity(facts: Fingerprint, reasons: dict[str, str]) -> dict[str, Any]:
@@ -205,12 +195,12 @@ def plan_intensity(facts: Fingerprint, reasons: dict[str, str]) -> dict[str, Any
 def _sampling(
     facts: Fingerprint,
     canvas: Sequence[int | None],
-    name: str,
-    options: Mapping[str, Any],
+    network: Mapping[str, Any],
+    built: SequenceNetwork,
     reasons: dict[str, str],
 ) -> dict[str, Any]:
     slices = int(canvas[0] or facts.size[0].high)
-    spread = plan_segments(slices, name, options, reasons)
+    spread = plan_segments(slices, network, built, reasons)
     if spread is not None:
         return spread
     if slices <= WHOLE_STACK:
@@ -222,92 +212,10 @@ def _sampling(
     return {"clip_length": length, "stride": 1, "train": "random"}
 
 
-def plan_network(
-    facts: Fingerprint,
-    canvas: Sequence[int | None],
-    clip: Sequence[int | None],
-    spacing: Sequence[float | None],
-    fixed: Mapping[str, Any],
-    reasons: dict[str, str],
-    *,
-    crops: bool = True,
-) -> dict[str, Any]:
-    """Choose network, width and options; `crops` allows what is made for crops around one organ that lie alike."""
-    name = fixed.get("network.name", "c3d")
-    backbone = str(fixed.get("network.options.backbone", ""))
-    width = 0.125 if facts.studies < 1_000 else 0.25 if facts.studies < 10_000 else 0.5
-    if facts.device == "cpu":
-        width = min(width, 0.25)
-    reasons["network.width"] = f"{facts.studies} studies on a {facts.device}: narrow overfits less and trains sooner"
-    if name != "c3d":
-        return {"name": name, "width": width, "options": _strides(facts, clip, spacing, name, backbone, reasons)}
-    if not crops or not _organ_crop(facts) or None in canvas:
-        reasons["network.name"] = "the plainest 3D network of the zoo; `volrec models` lists the others"
-        options = {"dropout": 0.3, **_strides(facts, clip, spacing, name, backbone, reasons)}
-        return {"name": name, "width": width, "options": options}
-    # Measured on 213 hippocampus crops (configs/hippocampus-large.yaml): deep stages and global pooling overfit there.
-    reasons["network.name"] = "crops around one organ lie alike: one stage, and a head with weights for every position"
-    shrink = max(1, round(4.0 / max(0.1, min(spread.median for spread in facts.spacing))))
-    grid = [max(1, min(8, round((size or 8) / shrink / 2))) for size in canvas]
-    options = {"shrink": shrink, "stages": 1, "pool5": "none", "grid": grid, "dropout": 0.0}
-    reasons["network.width"] = "one stage of 32 channels"
-    return {"name": name, "width": 0.5, "options": options}
-
-
-def _strides(
-    facts: Fingerprint,
-    clip: Sequence[int | None],
-    spacing: Sequence[float | None],
-    name: str,
-    backbone: str,
-    reasons: dict[str, str],
-) -> dict[str, Any]:
-    """Spare the slices of thick or short stacks, and the detail of small slices, where the network can.
-
-    Slices are merged only where they lie closer than twice the pixels of that stage (as nnU-Net pools), and only while
-    at least `FEWEST_SLICES` of a clip are left. A `backbone` of another library has a stem of its own.
-    """
-    from volrec.networks import spec
-    from volrec.networks.backbones import PREFIXES
-
-    network = spec(name)
-    options: dict[str, Any] = {}
-    why: list[str] = []
-    spared = 1  # what the stem would have merged in the plane
-    has_stem = "stem_stride" in network.options and not backbone.startswith(PREFIXES)
-    if has_stem and min(clip[axis] or SMALL_SLICE for axis in (1, 2)) < SMALL_SLICE:
-        options["stem_stride"] = 1
-        spared = int(network.options["stem_stride"].default or 1)
-        why.append(f"slices under {SMALL_SLICE} pixels keep their detail")
-    between, pixel = (spacing[axis] or facts.spacing[axis].median for axis in (0, 2))
-    slices = float(clip[0] or facts.size[0].median)
-    strides = []
-    for along, in_plane in network.strides:
-        if between >= 2 * pixel or slices / along < FEWEST_SLICES:
-            along = 1
-        strides.append(along)
-        kept = math.gcd(in_plane, spared)
-        spared //= kept
-        between, pixel, slices = between * along, pixel * in_plane / kept, slices / along
-    if strides != [along for along, _ in network.strides]:
-        options["temporal_strides"] = strides
-        why.append(
-            f"slices are merged only where they lie closer than two pixels of that stage, and {FEWEST_SLICES} stay"
-        )
-    if why:
-        reasons["network.options"] = "; ".join(why)
-    return options
-
-
-def _organ_crop(facts: Fingerprint) -> bool:
-    """Tell whether the studies are crops around one organ, few enough that a deep network would overfit."""
-    return facts.studies < 1_000 and all(spread.maximum <= ORGAN_CROP_MM for spread in facts.extent)
-
-
 def _augment(facts: Fingerprint, canvas: Sequence[int | None], reasons: dict[str, str]) -> dict[str, Any]:
     reasons["augment.scale"] = "0: size may be the question"
     reasons["augment.flip"] = "left and right may matter: add W: 0.5 where they do not"
-    if _organ_crop(facts):
+    if organ_crop(facts):
         reasons["augment.rotate"] = "crops around one organ lie alike: small changes only"
         return {"rotate": 4.0, "tilt": 4.0, "shift": 0.5, "shift_slices": 0.5}
     height = float(canvas[1] or facts.size[1].median)
@@ -337,7 +245,7 @@ def _optim(
     from volrec.networks import training_bytes
 
     batch = 8 if facts.studies < 2_000 else 16
-    if _organ_crop(facts) and network.get("options", {}).get("stages") == 1:
+    if organ_crop(facts) and network.get("options", {}).get("stages") == 1:
         reasons["optim.optimizer"] = "SGD leads to a smoother head than AdamW (measured on the hippocampus crops)"
         batch = max(2, min(16, facts.studies // 8))
         lr = 0.004 if facts.task == "regression" else 0.01
@@ -367,29 +275,12 @@ def _protocol(reasons: dict[str, str]) -> dict[str, Any]:
     return {"flips": []}
 
 
-def _slicewise(network: Mapping[str, Any]) -> bool:
-    from volrec.networks import spec
-
-    return bool(spec(str(network.get("name", "c3d"))).slicewise)
-
-
-def _smallest(network: Mapping[str, Any], fixed: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return the smallest (T, H, W) that the network to be trained reads, with the options that the user set."""
-    import torch
-
-    from volrec.networks import create
-
-    asked = with_keys(network, "network", fixed)
-    with torch.device("meta"):  # nothing is allocated
-        return create(asked.get("name", "c3d"), num_classes=1, width=0.0625, **asked.get("options", {})).smallest
-
-
 def _length(
     facts: Fingerprint, optim: Mapping[str, Any], reasons: dict[str, str], trainer: Mapping[str, Any]
 ) -> dict[str, Any]:
     batch = int(optim.get("batch_size", 8))
     steps_an_epoch = max(1, facts.studies * 0.64 / batch)
-    epochs = 40 if _organ_crop(facts) else round(min(100, max(20, 1_500 / steps_an_epoch)))
+    epochs = 40 if organ_crop(facts) else round(min(100, max(20, 1_500 / steps_an_epoch)))
     reasons["trainer.epochs"] = f"about {round(epochs * steps_an_epoch, -2):.0f} steps of {batch} studies"
     patience = int(trainer.get("patience", max(10, epochs // 3)))
     reasons["trainer.patience"] = "a third of the epochs without a better validation metric ends it"

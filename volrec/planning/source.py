@@ -38,7 +38,7 @@ class Inherited:
 
 
 def inherit(source: str | None, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> Inherited:
-    """Return what the user has left to the source: network, preprocessing and intensity.
+    """Return what the user has left to the source: network, streams, preprocessing and intensity.
 
     Weights know the slices that they were trained on, so a run of volrec hands on its grid and its intensities. How
     long a clip is follows from the data. Of a 2D network the 3D one takes backbone and width, and its strides along
@@ -75,6 +75,9 @@ def inherit(source: str | None, given: Mapping[str, Any], overrides: Mapping[str
     elif "network" not in given and wanted in (None, architecture.get("name")) and architecture:
         sections["network"] = card.get("network") or _network_of(architecture)
         reasons["network"] = why
+        if card.get("streams") and "streams" not in given:  # what its channels are
+            sections["streams"] = card["streams"]
+            reasons["streams"] = why
     keys = {key: value for key, value in keys.items() if key not in overrides}
     name = architecture.get("backbone") or architecture.get("name") or "weights"
     note = f"First weights: {name} from {short_source(source)}"

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import fnmatch
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from volrec.config import StageConfig, TrainConfig
 from volrec.errors import ConfigError
 from volrec.planning.facts import Fingerprint
+from volrec.planning.network import build_network, is_slicewise
 
-__all__ = ["plan_segments", "plan_stages", "plan_streams", "segment_options", "settle_stages", "stream_channels"]
+if TYPE_CHECKING:
+    from volrec.networks import SequenceNetwork
+
+__all__ = [
+    "outline_stages",
+    "plan_segments",
+    "plan_stages",
+    "plan_streams",
+    "rescale_stages",
+    "segment_options",
+    "settle_stages",
+    "stream_channels",
+]
 
 FEWEST_SEGMENTS = 7
 """Segments in the journal version of TSN (PAMI 2018) beyond which nothing is gained; the first had 3."""
 SNIPPET = 8
 """Slices of a snippet that a network of several slices reads, where the stack has as many for each segment."""
+SHORTEST_SNIPPET = 4
+"""Slices of a snippet below which a network of several slices has nothing to read between them."""
 LONGEST_STACK = 10
 """Displacement fields that Two-Stream stacks (NIPS 2014)."""
 PAPER_BOUND, PAPER_SIDE = 20.0, 224
@@ -85,22 +102,38 @@ def stream_channels(streams: Mapping[str, Any], windows: int) -> int:
     return sum(sizes.get(stream, 2 * config.flow.stack) for stream in config.inputs)
 
 
-def plan_segments(slices: int, name: str, options: Mapping[str, Any], reasons: dict[str, str]) -> dict[str, Any] | None:
+def plan_segments(
+    slices: int, network: Mapping[str, Any], built: SequenceNetwork, reasons: dict[str, str]
+) -> dict[str, Any] | None:
     """Spread a clip over the whole stack where the paper does; None where its clips are contiguous.
 
-    `options` are those of the network that the user has set: one within reads snippets of several slices.
+    Parameters
+    ----------
+    slices : int
+        Of a stack.
+    network : mapping
+        Name and options as far as the user has set them.
+    built : SequenceNetwork
+        The same, built.
+    reasons : dict
+        Is filled.
     """
     from volrec.networks import spec
 
-    segments = spec(name).segments
-    if not segments:
+    facts = spec(str(network.get("name", "c3d")))
+    options = network.get("options", {})
+    if not facts.segments:
         return None
-    segments = min(slices, max(FEWEST_SEGMENTS, segments))
-    snippet = 1
-    if options.get("network"):
-        snippet = int(options.get("snippet_length") or max(1, min(SNIPPET, slices // segments)))
+    segments, snippet = int(options.get("segments") or min(slices, max(FEWEST_SEGMENTS, facts.segments))), 1
+    if options.get("network") and "snippet_length" in facts.options:
+        shortest = max(built.smallest[0], SHORTEST_SNIPPET)
+        if "segments" not in options and slices // segments < shortest:
+            segments = max(min(segments, 2), slices // shortest)
+        snippet = int(options.get("snippet_length") or max(built.smallest[0], min(SNIPPET, slices // segments)))
+    elif options.get("network") and not is_slicewise(built):
+        return None  # a 3D network within reads slices that are neighbours
     what = "a slice" if snippet == 1 else f"{snippet} slices"
-    reasons["sampling.train"] = f"{what} drawn in each of {segments} parts of the stack: {name} reads segments"
+    reasons["sampling.train"] = f"{what} drawn in each of {segments} parts of the stack: {facts.name} reads segments"
     return {
         "clip_length": segments * snippet,
         "stride": 1,
@@ -114,8 +147,10 @@ def segment_options(name: str, sampling: Mapping[str, Any], options: Mapping[str
     from volrec.networks import spec
 
     known, snippet = spec(name).options, int(sampling.get("snippet_length", 1))
+    if sampling.get("train") != "segments":
+        return {}
     found = {}
-    if "segments" in known and sampling.get("train") == "segments":
+    if "segments" in known:
         found["segments"] = int(sampling["clip_length"]) // snippet
     if "snippet_length" in known and options.get("network"):
         found["snippet_length"] = snippet
@@ -123,32 +158,39 @@ def segment_options(name: str, sampling: Mapping[str, Any], options: Mapping[str
 
 
 def plan_stages(
-    network: Mapping[str, Any],
-    optim: Mapping[str, Any],
-    trainer: Mapping[str, Any],
-    reasons: dict[str, str],
-    *,
-    begun: bool = False,
+    network: Mapping[str, Any], whole: Mapping[str, Any], reasons: dict[str, str], *, begun: bool = False
 ) -> list[dict[str, Any]]:
-    """Write down the trainings that the paper of a network does in turn; `begun`: its first weights exist."""
+    """Write down the trainings that the paper of a network does in turn, in shares of the `whole` (epochs, lr).
+
+    `begun` tells that its first weights exist. The trainings that refine those name parts of the paper's own network:
+    another backbone, or a network within, has them by other names, and is trained as if from the start.
+    """
     from volrec.networks import spec
 
     facts = spec(str(network.get("name", "c3d")))
-    # Those that refine name parts of the paper's own network, not of one that was put in its place.
-    refine = begun and not network.get("options", {}).get("network")
-    stages = (facts.refining or facts.training) if refine else facts.training
+    stages = facts.training
+    if not stages and not (begun and facts.refining):
+        return []
+    names = [name for name, _ in build_network(network).named_parameters()]
+    if begun and facts.refining:
+        missing = [one for stage in facts.refining for one in stage.freeze if not fnmatch.filter(names, one)]
+        if missing:
+            reasons["stages"] = f"not in turn as the paper refines: there is no {missing[0]} in this network"
+        else:
+            stages = facts.refining
     if stages:
         reasons["stages"] = "trained in turn, as in the paper; one that is finished is not trained again"
     planned = []
-    for stage in stages:
+    lengths = _lengths([stage.epochs for stage in stages], whole["epochs"])
+    for stage, epochs in zip(stages, lengths, strict=True):
         reasons[f"stages.{stage.name}"] = stage.why
         planned.append(
             {
                 "name": stage.name,
                 "objective": stage.objective,
-                "freeze": list(stage.freeze),
-                "lr": float(f"{optim['lr'] * stage.lr:.3g}"),
-                "epochs": max(1, round(trainer["epochs"] * stage.epochs)),
+                "freeze": [pattern for pattern in stage.freeze if fnmatch.filter(names, pattern)],
+                "lr": float(f"{whole['lr'] * stage.lr:.3g}"),
+                "epochs": epochs,
                 "motion_weight": stage.motion_weight,
             }
         )
@@ -168,3 +210,54 @@ def settle_stages(config: TrainConfig, reasons: dict[str, str]) -> list[StageCon
             reasons[f"stages.{stage.name}"] = ", ".join(shares)
         settled.append(stage.settled(lr=config.optim.lr, epochs=config.trainer.epochs))
     return settled
+
+
+def outline_stages(name: str) -> list[dict[str, Any]]:
+    """Return names and objectives of the stages that a plan may give a network; none for one that does not exist."""
+    from volrec.networks import list_networks, spec
+
+    if name not in list_networks():
+        return []
+    facts = spec(name)
+    return [{"name": stage.name, "objective": stage.objective} for stage in (*facts.refining, *facts.training)]
+
+
+def rescale_stages(
+    stages: Sequence[Mapping[str, Any]],
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+    reasons: dict[str, str],
+) -> list[dict[str, Any]]:
+    """Let stages that are written down follow the length and the learning rate that the user sets for the whole.
+
+    Parameters
+    ----------
+    stages : sequence of mapping
+        As written.
+    before, now : mapping
+        ``epochs`` and ``lr`` of the whole, as they were written beside the stages and as they are set.
+    fixed : mapping
+        Dotted keys that the user set.
+    reasons : dict
+        Is filled.
+    """
+    found = [dict(stage) for stage in stages]
+    if "trainer.epochs" in fixed and before.get("epochs") not in (None, now["epochs"]):
+        told = [stage for stage in found if isinstance(stage.get("epochs"), int)]
+        lengths = _lengths([stage["epochs"] / before["epochs"] for stage in told], now["epochs"])
+        for stage, epochs in zip(told, lengths, strict=True):
+            stage["epochs"] = epochs
+        reasons["stages"] = "in proportion to trainer.epochs, which you set"
+    if "optim.lr" in fixed and before.get("lr") not in (None, now["lr"]):
+        for stage in found:
+            if isinstance(stage.get("lr"), float):
+                stage["lr"] = float(f"{stage['lr'] * now['lr'] / before['lr']:.3g}")
+        reasons["stages"] = "; ".join(filter(None, [reasons.get("stages"), "learning rates in proportion to optim.lr"]))
+    return found
+
+
+def _lengths(shares: Sequence[float], whole: int) -> list[int]:
+    """Return whole epochs in these shares, each one at least, that add up as the shares do as far as that goes."""
+    ends = [round(whole * sum(shares[:count])) for count in range(len(shares) + 1)]
+    return [max(1, end - start) for start, end in itertools.pairwise(ends)]

@@ -48,7 +48,9 @@ class Findings:
     folds, patients : ndarray
         ``(N,)`` text.
     histories : dict
-        Member -> columns.
+        Member -> columns; of trainings in stages, of the last.
+    stages : dict
+        Stage -> member -> columns, in turn, the last included; empty where there is one training.
     thresholds : dict
         Fold -> threshold of a binary task, chosen on its validation studies; empty where there were none.
     """
@@ -66,6 +68,7 @@ class Findings:
     folds: Array = field(default_factory=lambda: np.empty(0, dtype=str))
     patients: Array = field(default_factory=lambda: np.empty(0, dtype=str))
     histories: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    stages: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -104,10 +107,18 @@ def gather(run: RunFolder) -> Findings:
     from volrec.evaluation import default_metric, read_columns
 
     found = Findings(run)
+    stages = [stage.name for stage in getattr(run.config, "stages", None) or []]
     for member in run.members:
-        table = member.history()
-        if len(table):
-            found.histories[member.name] = _columns(table)
+        trainings = run.trainings_of(member)
+        for stage, training in zip(stages or ["all"], trainings, strict=True):
+            table = training.history()
+            if not len(table):
+                continue
+            columns = _columns(table)
+            if training is member:
+                found.histories[member.name] = columns
+            if len(stages) > 1:
+                found.stages.setdefault(stage, {})[member.name] = columns
         if not found.task and member.card_path.is_file():
             card = member.card()
             found.task, found.targets, found.classes = card["task"], list(card["targets"]), list(card["classes"])

@@ -26,7 +26,7 @@ FAINT = "#010204"  # the same, for grid and reference lines
 GRID = np.linspace(0, 1, 101)
 
 
-def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, metric: str) -> str:
+def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, metric: str, stage: str = "") -> str:
     """Draw training and validation loss, and the metric that chose the weights, over epochs.
 
     Parameters
@@ -35,9 +35,12 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, m
         Member -> columns ``epoch``, ``train_loss`` and, where there was a validation, ``val_loss`` and ``val_metric``.
     metric : str
         Name of the metric on the axis.
+    stage : str
+        Name of the training, where there are several on a page.
     """
+    name = f"curves-{stage}"
     with_metric = any("val_metric" in columns for columns in histories.values())
-    figure, panels = _figure(2 if with_metric else 1, name="curves")
+    figure, panels = _figure(2 if with_metric else 1, name=name)
     for (member, columns), colour in zip(histories.items(), _cycle(), strict=False):
         epochs = np.asarray(columns["epoch"], dtype=float) + 1
         label = member if len(histories) > 1 else "training"
@@ -57,7 +60,7 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, m
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     if with_metric:
         panels[1].set(xlabel="epoch", ylabel=f"validation {metric} (dot: weights kept)")
-    return _svg(figure, "curves")
+    return _svg(figure, name)
 
 
 def roc(truth: np.ndarray, scores: np.ndarray, *, groups: np.ndarray, folds: np.ndarray, name: str = "") -> str:

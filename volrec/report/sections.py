@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from html import escape
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from volrec.config import NESTED
 from volrec.errors import Problem, RunError
 from volrec.report import plots
 from volrec.report.findings import Findings, metric_name, plain_value
@@ -18,7 +20,7 @@ __all__ = ["curves", "metrics", "mistakes", "people", "plan", "quarantine", "rep
 
 MANY_CLASSES = 8
 WORST = 12
-PLACES = frozenset({"data.folder", "data.labels", "data.slice_labels", "store.folder"})
+PLACES = frozenset({"data.folder", "data.labels", "data.slice_labels", "streams.flow.folder", "store.folder"})
 
 
 def scores(found: Findings) -> str:
@@ -60,7 +62,7 @@ def metrics(found: Findings) -> str:
         members = found.metrics.get("members", {})
         names = [name for name in overall if any(fold["metrics"].get(name) is not None for fold in folds.values())][:6]
         lines = [
-            [name, fold["studies"], members.get(name, {}).get("epochs", "-"), _kept(members.get(name, {}))]
+            [name, fold["studies"], _lengths(members.get(name, {})), _kept(members.get(name, {}))]
             + [plain_value(fold["metrics"][metric]) for metric in names]
             for name, fold in folds.items()
         ]
@@ -83,21 +85,27 @@ def metrics(found: Findings) -> str:
 
 
 def curves(found: Findings) -> str:
-    """Learning curves of every member."""
-    if not found.histories:
-        return ""
-    named = {
-        column[4:]
-        for columns in found.histories.values()
-        for column in columns
-        if column.startswith("val_") and column not in {"val_loss", "val_metric"}
-    }
-    metric = metric_name(named.pop()) if len(named) == 1 else "metric" if named else "loss"
-    histories = {member: {**columns, "best": columns.get("kept", [])} for member, columns in found.histories.items()}
-    svg = plots.learning_curves(histories, metric=metric)
-    return section(
-        "Training", _group([figure(svg, "Loss and validation metric after each epoch, on whole studies.", wide=True)])
-    )
+    """Learning curves of every member, stage by stage where it was trained in several."""
+    stages = found.stages or {"": found.histories}
+    figures = []
+    for number, (stage, histories) in enumerate(stages.items(), 1):
+        if not histories:
+            continue
+        named = {
+            column[4:]
+            for columns in histories.values()
+            for column in columns
+            if column.startswith("val_") and column not in {"val_loss", "val_metric"}
+        }
+        metric = metric_name(named.pop()) if len(named) == 1 else "metric" if named else "loss"
+        marked = {member: {**columns, "best": columns.get("kept", [])} for member, columns in histories.items()}
+        caption = "Loss and validation metric after each epoch, on whole studies."
+        if not any("val_loss" in columns for columns in histories.values()):
+            caption = "Loss of each epoch."
+        if stage:
+            caption = f"Stage {number} of {len(found.run.config.stages)}, {stage}. {caption}"
+        figures.append(figure(plots.learning_curves(marked, metric=metric, stage=stage), caption, wide=True))
+    return section("Training", _group(figures)) if figures else ""
 
 
 def mistakes(found: Findings) -> str:
@@ -181,10 +189,14 @@ def plan(found: Findings) -> str:
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Give dotted keys as far down as `volrec.config.dump_yaml` gives lines."""
     for key, value in values.items():
-        if isinstance(value, dict) and value and (not prefix or f"{prefix}{key}" == "data.series"):
-            yield from _flat(value, f"{prefix}{key}.")
+        dotted = f"{prefix}{key}"
+        if isinstance(value, dict) and value and (not prefix or dotted in NESTED):
+            yield from _flat(value, f"{dotted}.")
+        elif dotted == "stages" and value:
+            for stage in value:
+                yield f"{dotted}.{stage['name']}", {name: one for name, one in stage.items() if name != "name"}
         else:
-            yield f"{prefix}{key}", value
+            yield dotted, value
 
 
 def _reasons(found: Findings) -> dict[str, str]:
@@ -193,7 +205,8 @@ def _reasons(found: Findings) -> dict[str, str]:
     place: list[str] = []
     for line in (found.run.path / "config.yaml").read_text(encoding="utf-8").splitlines():
         body, _, reason = line.partition("  # ")
-        key = body.split(":")[0]
+        stage = re.match(r"  - {name: ([^,}]+)", body)
+        key = f"  {stage[1]}" if stage else body.split(":")[0]
         depth = (len(key) - len(key.lstrip())) // 2
         place = [*place[:depth], key.strip()]
         if reason:
@@ -334,6 +347,11 @@ def _probability_of_truth(found: Findings) -> np.ndarray:
 def _largest(values: np.ndarray) -> list[int]:
     order = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")
     return [int(row) for row in order[:WORST] if np.isfinite(values[row])]
+
+
+def _lengths(member: dict[str, Any]) -> str:
+    """Return the epochs that were trained, those of each stage where there were several."""
+    return " + ".join(str(stage["epochs"]) for stage in member.get("stages", {"": member}).values() if stage) or "-"
 
 
 def _kept(member: dict[str, Any]) -> str:

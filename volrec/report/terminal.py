@@ -110,6 +110,9 @@ def schema_rows(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list[
             continue
         default = field.get_default(call_default_factory=True)
         rows.append((f"{prefix}{name}", _kind(kind), _plain(default), " ".join((field.description or "").split())))
+        for inner in typing.get_args(kind):  # a list of sections that are called by their names
+            if isinstance(inner, type) and issubclass(inner, BaseModel) and "name" in inner.model_fields:
+                rows.extend(row for row in schema_rows(inner, f"{prefix}{name}.NAME.") if not row[0].endswith(".name"))
     return rows
 
 
@@ -176,6 +179,8 @@ def _kind(kind: Any) -> str:
         return f"{{{_kind(arguments[0])}: {_kind(arguments[1])}}}"
     if kind is type(None):
         return "null"
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return "{" + ", ".join(kind.model_fields) + "}"
     if isinstance(kind, type):
         return {"str": "text", "int": "integer", "float": "number", "bool": "true | false"}.get(
             kind.__name__, kind.__name__

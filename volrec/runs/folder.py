@@ -228,6 +228,11 @@ class RunFolder:
         begun = [Member(folder) for folder in folders if _is_member(folder)]
         return sorted(begun, key=lambda member: [int(n) if n.isdigit() else n for n in re.split(r"(\d+)", member.name)])
 
+    def trainings_of(self, member: Member) -> list[Member]:
+        """Return the trainings of a member in the order of its stages, the member itself last."""
+        stages = getattr(self.config, "stages", None) or []
+        return [*(member.stage(stage.name) for stage in stages[:-1]), member]
+
     def finished_members(self) -> list[Member]:
         """Return the members whose weights can be used.
 

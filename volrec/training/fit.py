@@ -32,9 +32,9 @@ from volrec.training.member import (
     make_module,
     validate_on,
 )
-from volrec.training.svm import fit_svm, has_svm
+from volrec.training.svm import check_svm, fit_svm, has_svm
 from volrec.training.vocabulary import fit_words, has_words
-from volrec.weights import load_state, load_weights
+from volrec.weights import OWN_KEYS, load_state, load_weights
 
 if TYPE_CHECKING:
     from volrec.data.labels import Case
@@ -142,6 +142,9 @@ def _fit_stage(
     check_clip_size(module, config, data)
     studies = StudyDataset(validation, entries, store=store, streams=config.streams)
     metric, higher = choose_metric(config.protocol.metric, subject, studies.cases)
+    taught = StudyDataset(train, entries, store=store, streams=config.streams)
+    if has_svm(module.network):
+        check_svm(module.network, train=taught, validation=studies, task=subject.task)
     checkpoint = checkpoint_of(member) if resume else None
     if checkpoint is not None or before is not None:
         # The source need not be there any more: weights come from the checkpoint, facts from the first start.
@@ -188,7 +191,7 @@ def _fit_stage(
         checkpoint=checkpoint,
     )
     if has_svm(module.network) and member.of is None:
-        _fit_svm(module.network, member, StudyDataset(train, entries, store=store), studies, config, subject)
+        _fit_svm(module.network, member, taught, studies, config, subject)
     return _result(member, state, metric if validated else "")
 
 
@@ -207,7 +210,8 @@ def _fit_svm(
         part = fit_svm(
             network, train=train, validation=validation, config=config, task=subject.task, seed=config.trainer.seed
         )
-        member.save(network, {**member.card(), "svm": part})
+        card = {key: value for key, value in member.card().items() if key not in OWN_KEYS}
+        member.save(network, {**card, "svm": part})
 
     on_main(fit)
 

@@ -17,7 +17,7 @@ from volrec.data.label_table import some
 from volrec.data.labels import Case, Cohort, join, num_outputs
 from volrec.data.splits import PARTS, Split, make_splits, read_splits, split_problems, write_splits
 from volrec.data.store import Store
-from volrec.data.streams import fill_streams
+from volrec.data.streams import check_streams, fill_streams
 from volrec.errors import ConfigError, LabelsError, Problem
 from volrec.inference.consensus import check_consensus
 from volrec.inference.members import load_member
@@ -115,6 +115,7 @@ def _prepare(config: TrainConfig, out: Path, *, resume: bool, reasons: Mapping[s
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         RunFolder.create(out, config)  # raises: said before the folder is scanned, not after
     config = _absolute(config)
+    check_streams(config.streams)
     if config.init.source is not None and not resume:
         find_weights(config.init.source)
     folder, labels = config.data.folder, config.data.labels
@@ -254,22 +255,27 @@ def _finish(made: _Prepared, tables: Mapping[str, list[pd.DataFrame]], problems:
 
 
 def _members(run: RunFolder) -> dict[str, Any]:
-    """Return for each finished member its epochs and what chose its weights."""
-    facts = {}
+    """Return for each finished member its epochs and what chose its weights; and that of each stage, in turn."""
+    facts: dict[str, Any] = {}
     for member in run.members:
         if member.finished:
-            card = member.card()
-            facts[member.name] = {
-                "epochs": len(member.history()),
-                "epoch": card["epoch"],
-                "validation": card["validation"],
-            }
+            facts[member.name] = _epochs(member)
+            trainings = run.trainings_of(member)
+            if len(trainings) > 1:
+                names = [stage.name for stage in run.config.stages]
+                facts[member.name]["stages"] = dict(zip(names, map(_epochs, trainings), strict=True))
     return facts
 
 
+def _epochs(member: Member) -> dict[str, Any]:
+    card = member.card()
+    return {"epochs": len(member.history()), "epoch": card["epoch"], "validation": card["validation"]}
+
+
 def _times(run: RunFolder) -> dict[str, float]:
-    """Add up where the time of all members went; the first epoch of each fills caches and is told apart."""
-    histories = [member.history().to_dict("records") for member in run.members]
+    """Add up where the time of all trainings went; the first epoch of each fills caches and is told apart."""
+    trainings = [training for member in run.members for training in run.trainings_of(member)]
+    histories = [training.history().to_dict("records") for training in trainings]
     first = [row for rows in histories for row in rows[:1]]
     later = [row for rows in histories for row in rows[1:]]
     whole = describe_times([*first, *later])  # type: ignore[list-item]
@@ -330,7 +336,9 @@ def _absolute(config: TrainConfig) -> TrainConfig:
     )
     store = config.store.model_copy(update={"folder": whole(config.store.folder)})
     init = config.init.model_copy(update={"source": absolute_source(config.init.source)})
-    return config.model_copy(update={"data": data, "store": store, "init": init})
+    flow = config.streams.flow.model_copy(update={"folder": whole(config.streams.flow.folder)})
+    streams = config.streams.model_copy(update={"flow": flow})
+    return config.model_copy(update={"data": data, "store": store, "init": init, "streams": streams})
 
 
 def _keep_quarantine(made: _Prepared, problems: list[Problem]) -> None:

@@ -16,7 +16,7 @@ from volrec.errors import ConfigError, StoreError
 from volrec.inference.inputs import make_input
 from volrec.transforms.clips import protocol_clips
 
-__all__ = ["fit_svm", "has_svm"]
+__all__ = ["check_svm", "fit_svm", "has_svm"]
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +64,28 @@ def fit_svm(
     Raises
     ------
     ConfigError
-        For a task whose classes do not exclude each other, or one class only.
+        For a task whose classes do not exclude each other, or where a class has no study.
     """
     from sklearn.svm import LinearSVC
 
+    check_svm(network, train=train, validation=validation, task=task)
+    part, studies = _fitted_on(train, validation)
+    scores, labels = _scores(network, studies, config)
+    _check_classes(network, part, labels)  # some of the studies may be past reading
+    svm = LinearSVC(C=1.0, class_weight="balanced", random_state=seed, max_iter=20_000).fit(scores, labels)
+    network.set_svm(svm.coef_, svm.intercept_)  # type: ignore[operator]
+    log.info("SVM on the scores of the streams: fitted on %d clips of the %s part", len(labels), part)
+    return part
+
+
+def check_svm(network: nn.Module, *, train: StudyDataset, validation: StudyDataset, task: str) -> None:
+    """Make sure, before the first step, that an SVM can be fitted once the network is trained.
+
+    Raises
+    ------
+    ConfigError
+        As `fit_svm`.
+    """
     if task not in ("binary", "multiclass"):
         raise ConfigError(
             f"fusion by an SVM needs classes that exclude each other; the task is {task}.",
@@ -75,21 +93,25 @@ def fit_svm(
             where="network.options.fusion",
             code="svm",
         )
-    classes = sorted({_label(case.target) for case in (*train.cases, *validation.cases)})
-    counts = [sum(_label(case.target) == label for case in validation.cases) for label in classes]
-    part, studies = ("validation", validation) if min(counts, default=0) >= FEWEST else ("train", train)
-    scores, labels = _scores(network, studies, config)
-    if len(set(labels)) < max(2, len(classes)):
+    part, studies = _fitted_on(train, validation)
+    _check_classes(network, part, [_label(case.target) for case in studies.cases])
+
+
+def _fitted_on(train: StudyDataset, validation: StudyDataset) -> tuple[str, StudyDataset]:
+    labels = {_label(case.target) for case in (*train.cases, *validation.cases)}
+    counts = [sum(_label(case.target) == label for case in validation.cases) for label in labels]
+    return ("validation", validation) if min(counts, default=0) >= FEWEST else ("train", train)
+
+
+def _check_classes(network: nn.Module, part: str, labels: Sequence[int]) -> None:
+    there, classes = len(set(labels)), max(2, int(network.num_classes))  # type: ignore[arg-type]
+    if there < classes:
         raise ConfigError(
-            f"an SVM needs studies of every class; the {part} part has {len(set(labels))} of {len(classes)}.",
+            f"an SVM needs studies of every class; the {part} part has {there} of {classes}.",
             remedy="Give it more studies, or set network.options.fusion to average.",
             where="network.options.fusion",
             code="svm",
         )
-    svm = LinearSVC(C=1.0, class_weight="balanced", random_state=seed, max_iter=20_000).fit(scores, labels)
-    network.set_svm(svm.coef_, svm.intercept_)  # type: ignore[operator]
-    log.info("SVM on the scores of the streams: fitted on %d clips of the %s part", len(labels), part)
-    return part
 
 
 def _label(target: np.ndarray) -> int:

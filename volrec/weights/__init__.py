@@ -9,6 +9,7 @@ from __future__ import annotations
 from volrec.weights.accounting import KeyRow, KeyTable
 from volrec.weights.adapt import adapt_channels
 from volrec.weights.files import (
+    OWN_KEYS,
     card_path,
     load_backbone,
     load_network,
@@ -21,6 +22,7 @@ from volrec.weights.inflate import inflate_kernel, inflate_state
 from volrec.weights.initial import find_weights, init_network, read_source_card
 
 __all__ = [
+    "OWN_KEYS",
     "KeyRow",
     "KeyTable",
     "adapt_channels",

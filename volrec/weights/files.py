@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from volrec.networks.backbones.contract import Backbone
 
 __all__ = [
+    "OWN_KEYS",
     "card_path",
     "has_card",
     "load_backbone",
@@ -48,7 +49,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _KEY = "volrec_card"
-_OWN_KEYS = ("architecture", "tensors", "versions")
+OWN_KEYS = ("architecture", "tensors", "versions")
+"""Keys of a card that `save_weights` adds."""
 
 
 def card_path(path: Path | str) -> Path:
@@ -78,7 +80,7 @@ def save_weights(path: Path | str, network: nn.Module, card: Mapping[str, Any]) 
         When the card holds something that JSON does not know, or one of the keys that are added here.
     """
     path = Path(path)
-    taken = [key for key in _OWN_KEYS if key in card]
+    taken = [key for key in OWN_KEYS if key in card]
     if taken:
         raise ConfigError(
             f"the card already holds {', '.join(taken)}.", remedy="These keys are written by save_weights.", code="card"
