@@ -184,3 +184,8 @@ def test_an_opencv_without_its_contributed_modules_is_not_planned_on(
     made = volrec.plan(labels.parent, labels=labels, overrides={"network.name": "two-stream"})
     assert made.config.streams.flow.method == "demons"
     assert "contributed modules" in made.reasons["streams.flow.method"]
+
+
+def test_a_stage_that_optim_freeze_leaves_nothing_to_learn_is_refused(labels: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing is left to train"):
+        planned(labels, "hidden-two-stream", **{"optim.freeze": ["motion.*"]})

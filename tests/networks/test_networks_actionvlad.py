@@ -10,8 +10,9 @@ from volrec.networks import SlicewiseNetwork, create, describe, freeze_stages, l
 from volrec.networks.actionvlad import PAPERS_TRAINING, ActionVLAD, ClipVLAD
 from volrec.networks.backbones import create_backbone
 
-PLAIN = [name for name in list_networks() if "network" not in spec(name).options]
-"""Networks that have no other within."""
+NO_MAPS = "hidden-two-stream"
+PLAIN = [name for name in list_networks() if "network" not in spec(name).options and name != NO_MAPS]
+"""Networks that have no other within, and maps."""
 
 
 @pytest.fixture(autouse=True)
@@ -235,6 +236,8 @@ class TestWithin:
     def test_refuses_a_network_without_maps(self, monkeypatch):
         inner = create("c3d", num_classes=1, width=1 / 16)
         monkeypatch.setattr(type(inner), "forward_features", lambda self, x: self.conv1a(x).mean((2, 3, 4)))
+        with pytest.raises(ConfigError, match=f"{NO_MAPS} gives no maps"):
+            narrow(network=NO_MAPS)
         with pytest.raises(ConfigError, match="c3d gives no maps"):
             narrow(network="c3d")
 

@@ -171,8 +171,10 @@ def check_network(config: TrainConfig, *, init: bool = True) -> None:
         networks.freeze_stages(network, config.optim.freeze)
     partial_bn(network, config.optim.partial_bn)
     for stage in config.stages:
-        if stage.freeze:
-            networks.freeze_stages(build(), stage.freeze, where=f"stages.{stage.name}.freeze")
+        staged = build()
+        for frozen, where in ((config.optim.freeze, "optim.freeze"), (stage.freeze, f"stages.{stage.name}.freeze")):
+            if frozen:
+                networks.freeze_stages(staged, frozen, where=where)
     if init and config.init.source is not None:
         fit_source(network, config.init.source, first_layer=config.init.first_layer, inflate=config.init.inflate)
 

@@ -98,13 +98,14 @@ def freeze_stages(network: SequenceNetwork, what: int | Sequence[str], *, where:
                     code="freeze",
                 )
         frozen = [name for name in parameters if any(fnmatchcase(name, pattern) for pattern in what)]
-        if len(frozen) == len(parameters):
-            raise ConfigError(
-                f"these patterns match all parameters of {network.registry_name}: nothing is left to train.",
-                remedy=f"Leave out {network.classifier_name}.* at least.",
-                where=where,
-                code="freeze",
-            )
+    if not {name for name, parameter in parameters.items() if parameter.requires_grad} - set(frozen):
+        raise ConfigError(
+            f"this and what is frozen already are all parameters of {network.registry_name}: nothing is left to train.",
+            remedy=f"Leave out {network.classifier_name}.* at least. A stage freezes parts of its own beside "
+            "optim.freeze.",
+            where=where,
+            code="freeze",
+        )
     for name in frozen:
         parameters[name].requires_grad_(False)
     network.keep_still(_still(network, ""))
