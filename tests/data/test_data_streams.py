@@ -16,7 +16,14 @@ from volrec.config import IntensityConfig, StreamsConfig
 from volrec.data import streams as module
 from volrec.data.entries import Entry, StoredVolume, study_quantiles, write_entry
 from volrec.data.store import Store
-from volrec.data.streams import add_streams, fill_streams, no_streams, read_streams
+from volrec.data.streams import (
+    add_streams,
+    check_streams,
+    field_source,
+    fill_streams,
+    no_streams,
+    read_streams,
+)
 from volrec.errors import DataError
 from volrec.transforms.flow_fields import STORED_BOUND, dequantise
 
@@ -201,3 +208,13 @@ def test_flow_pictures_of_others_are_read_under_the_study_s_name(tmp_path):
     filled, problems = fill_streams(store, studies, entries, streams, INTENSITY, jobs=1)
     assert filled["u0"].fields.key != before
     assert [problem.code for problem in problems] == ["no-flow"]
+
+
+def test_fields_of_another_estimator_than_in_training_are_told(caplog):
+    here = field_source(flow_of("demons"))
+    check_streams(flow_of("demons"), trained_on=here)
+    assert field_source(StreamsConfig()) == ""
+    assert not caplog.records
+    check_streams(flow_of("demons"), trained_on="another-1.0 demons")
+    assert "another-1.0 demons" in caplog.text
+    assert here in caplog.text

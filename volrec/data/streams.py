@@ -28,7 +28,7 @@ from volrec.transforms.flow import flow_backend, flow_settings, slice_flow
 from volrec.transforms.flow_fields import STORED_BOUND, from_pictures, quantise, stack_fields
 from volrec.transforms.windows import resolve_windows
 
-__all__ = ["add_streams", "check_streams", "fill_streams", "no_streams", "read_streams"]
+__all__ = ["add_streams", "check_streams", "field_source", "fill_streams", "no_streams", "read_streams"]
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +50,42 @@ class _Task:
     intensity: dict[str, Any]
 
 
-def check_streams(streams: StreamsConfig) -> None:
+def field_source(streams: StreamsConfig) -> str:
+    """Return what computes the fields here, with its version; empty where the network reads none.
+
+    Raises
+    ------
+    ConfigError
+        A package is missing.
+    """
+    if streams.field is None:
+        return ""
+    return "pictures" if streams.flow.method == "folder" else flow_backend(streams.flow.method)
+
+
+def check_streams(streams: StreamsConfig, *, trained_on: str = "") -> None:
     """Make sure that fields can be had here at all, before the first study is read.
+
+    Parameters
+    ----------
+    streams : StreamsConfig
+        Which fields, and how.
+    trained_on : str
+        What computed those that the network learned from (`field_source`); another is told in the log.
 
     Raises
     ------
     ConfigError
         A package is missing, or the folder of flow pictures.
     """
-    if streams.field is None:
-        return
-    _backend(streams)
-    if streams.flow.folder is not None and not Path(streams.flow.folder).is_dir():
+    found = field_source(streams)
+    if trained_on and found != trained_on:
+        log.warning(
+            "the network learned from fields of %s, and here they are of %s: its scores may be other ones.",
+            trained_on,
+            found,
+        )
+    if found and streams.flow.folder is not None and not Path(streams.flow.folder).is_dir():
         raise ConfigError(
             f"there is no folder of flow pictures {streams.flow.folder}.",
             remedy="Bring it back, or let the flow be computed by another streams.flow.method.",
@@ -112,7 +136,7 @@ def fill_streams(
     """
     if streams.field is None:
         return dict(entries), []
-    backend = _backend(streams)
+    backend = field_source(streams)
     tasks = {}
     for study in studies:
         entry = entries.get(study.series.uid)
@@ -225,11 +249,6 @@ def _read_fields(volume: StoredVolume, streams: StreamsConfig, wanted: np.ndarra
     rows = volume.fields.array[2 * low : 2 * high]
     fields: np.ndarray = np.asarray(rows).reshape(high - low, 2, *volume.shape[1:])
     return stack_fields(fields, wanted - low, length=streams.flow.stack, order=streams.flow.order, bound=STORED_BOUND)
-
-
-def _backend(streams: StreamsConfig) -> str:
-    """Return what computes the fields, with its version; a missing package is said here, before the first study."""
-    return "pictures" if streams.flow.method == "folder" else flow_backend(streams.flow.method)
 
 
 def _key(entry: Entry, study: str, streams: StreamsConfig, intensity: IntensityConfig, backend: str) -> str:

@@ -191,7 +191,7 @@ def score_studies(
     """
     ensemble = Ensemble([member.predictor for member in members])
     contract = members[0].contract
-    check_streams(contract.streams)
+    check_streams(contract.streams, trained_on=str(members[0].card.get("field_source") or ""))
     jobs = jobs if jobs > 0 else available_cpus()
     waiting: deque[tuple[HasSeries, Future[StoredVolume]]] = deque()
     todo = iter(studies)

@@ -13,6 +13,7 @@ import torch
 
 from volrec.config import StageConfig, TrainConfig
 from volrec.data.datasets import StudyDataset
+from volrec.data.streams import field_source
 from volrec.data.targets import head_sizes
 from volrec.errors import DataError, Problem, StoreError
 from volrec.evaluation import default_metric, higher_is_better, study_metric
@@ -244,6 +245,7 @@ def make_card(
         epoch=epoch,
         validation={} if found is None else {"metric": metric, "value": value},
         averaged=bool(config.optim.ema_decay),
+        field_source=field_source(config.streams),
         **({"init": dict(init)} if init else {}),
     )
 
