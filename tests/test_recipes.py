@@ -189,3 +189,14 @@ def test_an_opencv_without_its_contributed_modules_is_not_planned_on(
 def test_a_stage_that_optim_freeze_leaves_nothing_to_learn_is_refused(labels: Path) -> None:
     with pytest.raises(ConfigError, match="nothing is left to train"):
         planned(labels, "hidden-two-stream", **{"optim.freeze": ["motion.*"]})
+
+
+def test_a_key_that_goes_with_planned_clips_may_be_set_alone(labels: Path) -> None:
+    def plan(name: str) -> TrainConfig:
+        keys = {"network.name": name, "protocol.snippets": 25}
+        return volrec.plan(labels.parent, labels=labels, overrides=keys).config
+
+    config = plan("tsn")
+    assert (config.sampling.train, config.protocol.snippets) == ("segments", 25)
+    with pytest.raises(ConfigError, match=r"^override: protocol\.snippets \(25\) are spread"):
+        plan("c3d")

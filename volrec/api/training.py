@@ -83,7 +83,7 @@ def plan(
     """
     from volrec.data.index import index as scan
     from volrec.data.labels import join
-    from volrec.planning import inherit, make_plan, outline_stages
+    from volrec.planning import inherit, make_plan, outline_stages, reads_segments
 
     overrides = dict(overrides or {})
     given = given_sections(config)
@@ -105,7 +105,7 @@ def plan(
         given.pop("network")
         given.pop("stages", None)
         kept = {"network.width": written["width"]} if written.get("width") is not None else {}
-        if _reads_segments(written, given.get("sampling")):
+        if _written_for_segments(written, given.get("sampling")):
             given.pop("sampling")
         if _reads_what_its_paper_does(written, given.get("streams")):
             given.pop("streams", None)
@@ -116,8 +116,11 @@ def plan(
     if "network" in given:  # the source's, which goes with its weights
         kept = {}
     fixed = {**kept, **inherited.keys, **overrides}
-    # Stages that will be planned are there by name already, so that a key of theirs is checked as well.
-    outlined = {"stages": outline_stages(str(fixed.get("network.name") or (given.get("network") or {}).get("name")))}
+    # What will be planned for this network is there in outline already, so that keys are checked as beside the whole.
+    name = str(fixed.get("network.name") or (given.get("network") or {}).get("name"))
+    outlined: dict[str, Any] = {"stages": outline_stages(name)}
+    if reads_segments(name):
+        outlined["sampling"] = {"train": "segments"}
     checked: TrainConfig = apply_overrides(parse_config(outlined | given, where=where), fixed)
     check_network(checked, init="network" in given or "network.width" in fixed)
     if checked.data.folder is None:
@@ -188,13 +191,13 @@ def _reads_what_its_paper_does(network: Mapping[str, Any], streams: Any) -> bool
     return list(streams.get("inputs", ["intensity"])) == list(networks.spec(str(network["name"])).streams)
 
 
-def _reads_segments(network: Mapping[str, Any], sampling: Any) -> bool:
+def _written_for_segments(network: Mapping[str, Any], sampling: Any) -> bool:
     """Tell whether the clips that are written down are those that a plan gives a network of segments."""
-    from volrec import networks
+    from volrec.planning import reads_segments
 
-    if not isinstance(sampling, Mapping) or network.get("name") not in networks.list_networks():
+    if not isinstance(sampling, Mapping):
         return False
-    return sampling.get("train") == "segments" and networks.spec(str(network["name"])).segments > 0
+    return sampling.get("train") == "segments" and reads_segments(str(network.get("name")))
 
 
 def train(

@@ -218,7 +218,8 @@ def _describe(fault: Mapping[str, Any], schema: type[Section]) -> str:
     if fault["type"] == "literal_error" and isinstance(seen, str):
         known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
         near = _suggest(seen, known) if difflib.get_close_matches(seen, known, n=1, cutoff=0.6) else ""
-    return f"'{dotted}': {fault['msg'].removeprefix('Value error, ')}{shown}{near}"
+    told = f"{fault['msg'].removeprefix('Value error, ')}{shown}{near}"
+    return f"'{dotted}': {told}" if dotted else told
 
 
 def _keys_at(place: tuple[str, ...], schema: type[Section]) -> list[str]:

@@ -9,6 +9,16 @@ from __future__ import annotations
 from volrec.planning.facts import Fingerprint, Spread, fingerprint
 from volrec.planning.plan import PlanResult, make_plan
 from volrec.planning.source import Inherited, inherit
-from volrec.planning.streams import outline_stages
+from volrec.planning.streams import outline_stages, reads_segments
 
-__all__ = ["Fingerprint", "Inherited", "PlanResult", "Spread", "fingerprint", "inherit", "make_plan", "outline_stages"]
+__all__ = [
+    "Fingerprint",
+    "Inherited",
+    "PlanResult",
+    "Spread",
+    "fingerprint",
+    "inherit",
+    "make_plan",
+    "outline_stages",
+    "reads_segments",
+]

@@ -20,6 +20,7 @@ __all__ = [
     "plan_segments",
     "plan_stages",
     "plan_streams",
+    "reads_segments",
     "rescale_stages",
     "segment_options",
     "settle_stages",
@@ -210,6 +211,13 @@ def settle_stages(config: TrainConfig, reasons: dict[str, str]) -> list[StageCon
             reasons[f"stages.{stage.name}"] = ", ".join(shares)
         settled.append(stage.settled(lr=config.optim.lr, epochs=config.trainer.epochs))
     return settled
+
+
+def reads_segments(name: str) -> bool:
+    """Tell whether the clips of a network are planned as snippets of segments; not for one that does not exist."""
+    from volrec.networks import list_networks, spec
+
+    return name in list_networks() and spec(name).segments > 0
 
 
 def outline_stages(name: str) -> list[dict[str, Any]]:
