@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from volrec.data.streams import (
     no_streams,
     read_streams,
 )
-from volrec.errors import DataError
+from volrec.errors import DataError, StoreError
 from volrec.transforms.flow_fields import STORED_BOUND, dequantise
 
 INTENSITY = IntensityConfig(kind="percentile")
@@ -104,6 +105,9 @@ def test_what_determines_a_field_is_in_its_key(tmp_path):
         key(flow_of(inputs=("warped",), drift="affine")),
     ]
     assert len({base, *others}) == 5
+    # A further window changes what the network sees, not what the estimators do.
+    brain, more = (IntensityConfig(kind="window", windows=windows) for windows in (["brain"], ["brain", "bone"]))
+    assert key(flow_of(), brain) == key(flow_of(), more) != base
 
 
 def test_a_damaged_field_is_computed_anew_and_pruning_keeps_fields_of_kept_volumes(tmp_path):
@@ -218,3 +222,11 @@ def test_fields_of_another_estimator_than_in_training_are_told(caplog):
     check_streams(flow_of("demons"), trained_on="another-1.0 demons")
     assert "another-1.0 demons" in caplog.text
     assert here in caplog.text
+
+
+def test_fields_that_the_disk_has_no_room_for_are_refused_before_the_first(tmp_path, monkeypatch):
+    studies, entries, store = stored(tmp_path, [drifting(depth=3, side=24)] * 2)
+    monkeypatch.setattr(module, "_compute", None)
+    monkeypatch.setattr("volrec.data.store.shutil.disk_usage", lambda path: SimpleNamespace(free=9_000))
+    with pytest.raises(StoreError, match=r"the fields of 2 studies will take 9.* and 9"):
+        fill_streams(store, studies, entries, flow_of(), INTENSITY, jobs=1)

@@ -142,3 +142,12 @@ def test_words_are_found_on_every_stream_of_all_training_studies(
     )
     train(tiny, tmp_path / "m", config)
     assert found == [8]  # once, of every study that trains, though an epoch has one batch of four
+
+
+def test_a_stage_waits_for_a_better_epoch_in_proportion_to_its_length() -> None:
+    config = staged(trainer={"epochs": 30, "patience": 10})
+    for epochs, patience in ((15, 5), (30, 10), (60, 10), (1, 1)):
+        stage = config.stages[0].model_copy(update={"epochs": epochs})
+        assert fit._staged(config, stage).trainer.patience == patience
+    never = staged(trainer={"epochs": 30, "patience": 0})
+    assert fit._staged(never, never.stages[0]).trainer.patience == 0

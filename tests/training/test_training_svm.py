@@ -76,3 +76,8 @@ def test_an_svm_fitted_again_is_the_same(tiny: Tiny, tmp_path: Path, monkeypatch
     train(tiny, tmp_path / "m", config(), resume=True)  # stopped after the SVM, before the run was marked
     assert Member(tmp_path / "m").weights.read_bytes() == before
     assert Member(tmp_path / "m").card() == card
+
+
+def test_without_a_test_part_the_validation_studies_are_left_to_the_metrics(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny, tmp_path / "m", config(split={"test": 0.0}), validation=6)
+    assert Member(tmp_path / "m").card()["svm"] == "train"

@@ -284,6 +284,16 @@ def _validation(sources: Sequence[Source], wanted: _Wanted) -> Joined | None:
             where="method",
             code="fusion-method",
         )
+    if wanted.method != "weights":
+        for source in sources:
+            if any(member.card().get("svm") == "validation" for member in source.run.members if member.finished):
+                raise ConfigError(
+                    f"method {wanted.method!r} is fitted on validation studies, and the SVM of {source.name} was, too: "
+                    "it knows them.",
+                    remedy="Give weights, or train that run with network.options.fusion=average.",
+                    where="method",
+                    code="fusion-method",
+                )
     tables = [source.run.read_table("validation_scores") for source in sources]
     try:
         check_leak(sources, tables, learned=("train",))

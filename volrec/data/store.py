@@ -199,7 +199,7 @@ class Store:
         log.info("store %s: %d of %d studies are there", self.folder, len(entries), len(tasks))
         problems: list[Problem] = []
         if todo:
-            self._require_space(todo, preprocess)
+            self.require_space(len(todo), self.forecast((task.series for task in todo), preprocess))
             remove_leftovers(self.folder)
             decoded, problems = fill_entries(
                 _fill_one,
@@ -250,7 +250,14 @@ class Store:
         with ThreadPoolExecutor(min(8, available_cpus())) as pool:
             return list(pool.map(lambda task: _sound_entry(task, known=self._sound), tasks))
 
-    def _require_space(self, tasks: list[_Task], preprocess: PreprocessConfig) -> None:
+    def require_space(self, count: int, needed: int, *, what: str = "") -> None:
+        """Make sure that the folder can be written and has room for `needed` bytes of `count` studies.
+
+        Raises
+        ------
+        StoreError
+            With what is needed and what is free.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not os.access(self.folder, os.W_OK):
@@ -262,11 +269,11 @@ class Store:
                 where=self.folder,
                 code="store-unwritable",
             ) from error
-        needed = self.forecast((task.series for task in tasks), preprocess)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
+            whose = f"the {what} of {count} studies" if what else f"{count} studies"
             raise StoreError(
-                f"{len(tasks)} studies will take {readable_size(needed)} and {readable_size(free)} are free.",
+                f"{whose} will take {readable_size(needed)} and {readable_size(free)} are free.",
                 remedy="Make room, set store.folder to a larger disk, set store.format to blosc2, or choose a smaller "
                 "preprocess.canvas.",
                 where=self.folder,

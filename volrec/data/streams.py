@@ -152,6 +152,7 @@ def fill_streams(
     found = {uid: entry for uid, entry in there.items() if entry is not None}
     todo = [task for uid, task in tasks.items() if uid not in found]
     log.info("%s (%s): %d of %d studies have it", streams.field, backend, len(found), len(tasks))
+    store.require_space(len(todo), sum(_bytes_of(task.entry) for task in todo), what="fields")
     made, problems = fill_entries(
         _fill_one,
         todo,
@@ -260,11 +261,17 @@ def _key(entry: Entry, study: str, streams: StreamsConfig, intensity: IntensityC
         facts["files"] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         facts["bound"] = flow.folder_bound
     else:
-        facts["intensity"] = intensity.model_dump(mode="json")
+        facts["intensity"] = _shown(intensity)
         facts["settings"] = flow_settings(flow.method)
     if streams.field == "warped":
         facts["drift"] = flow.drift
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _bytes_of(entry: Entry) -> int:
+    """Return the bytes that the fields of a volume take: two int16 a voxel, for all slices but the last."""
+    depth, height, width = entry.shape
+    return 4 * max(1, depth - 1) * height * width + 128
 
 
 def _sound(task: _Task) -> Entry | None:
@@ -317,16 +324,21 @@ def _compute(volume: StoredVolume, streams: StreamsConfig, intensity: IntensityC
     return StoredVolume(stored, volume.affine, volume.quantiles, facts)
 
 
+def _shown(intensity: IntensityConfig) -> tuple[str, float, float]:
+    """Return what the estimators see of a volume: from one value to another, in HU or in percentiles."""
+    if intensity.kind == "window":
+        level, width = resolve_windows(intensity.windows)[0]
+        return "HU", level - width / 2, level + width / 2
+    low, high = (0.0, 100.0) if intensity.kind == "none" else intensity.percentiles
+    return "percentiles", low, high
+
+
 def _grey(volume: StoredVolume, intensity: IntensityConfig) -> np.ndarray:
     """Return the volume (T, H, W) float32 in [0, 1], through the first window or the percentiles."""
     values = volume.read().astype(np.float32)
-    if intensity.kind == "window":
-        level, width = resolve_windows(intensity.windows)[0]
-        low, high = level - width / 2, level + width / 2
-    else:
-        low_percent, high_percent = (0.0, 100.0) if intensity.kind == "none" else intensity.percentiles
-        steps = np.linspace(0, 100, len(volume.quantiles))
-        low, high = np.interp([low_percent, high_percent], steps, volume.quantiles)
+    kind, low, high = _shown(intensity)
+    if kind == "percentiles":
+        low, high = np.interp([low, high], np.linspace(0, 100, len(volume.quantiles)), volume.quantiles)
     if high <= low:
         return np.zeros_like(values)
     values -= low

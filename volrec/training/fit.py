@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,6 +91,7 @@ def fit_member(
     stages = config.stages or [StageConfig(name="all")]
     members = [*(member.stage(stage.name) for stage in stages[:-1]), member]
     result: MemberResult | None = None
+    problems: dict[str, Problem] = {}
     before: Member | None = None
     for stage, own in zip(stages, members, strict=True):
         if own is member or not (resume and on_main(lambda own=own: own.finished)):  # type: ignore[misc]
@@ -107,17 +109,23 @@ def fit_member(
                 store=store,
                 resume=resume,
             )
+            problems |= {problem.study: problem for problem in result.problems}
             if own is not member:
                 on_main(own.finish)
         before = own
-    return result  # type: ignore[return-value]
+    return replace(result, problems=tuple(problems.values()))  # type: ignore[return-value, type-var]
 
 
 def _staged(config: TrainConfig, stage: StageConfig) -> TrainConfig:
-    """Return the configuration with a stage's own learning rate and length."""
+    """Return the configuration with a stage's own learning rate and length, its patience in proportion."""
     stage = stage.settled(lr=config.optim.lr, epochs=config.trainer.epochs)
-    optim = config.optim if stage.lr is None else config.optim.model_copy(update={"lr": stage.lr})
-    trainer = config.trainer if stage.epochs is None else config.trainer.model_copy(update={"epochs": stage.epochs})
+    optim, trainer = config.optim, config.trainer
+    if stage.lr is not None:
+        optim = optim.model_copy(update={"lr": stage.lr})
+    if stage.epochs is not None:
+        share = min(1.0, stage.epochs / trainer.epochs)  # type: ignore[operator]
+        patience = trainer.patience and max(1, round(trainer.patience * share))
+        trainer = trainer.model_copy(update={"epochs": stage.epochs, "patience": patience})
     return config.model_copy(update={"optim": optim, "trainer": trainer})
 
 
@@ -144,7 +152,7 @@ def _fit_stage(
     metric, higher = choose_metric(config.protocol.metric, subject, studies.cases)
     taught = StudyDataset(train, entries, store=store, streams=config.streams)
     if has_svm(module.network):
-        check_svm(module.network, train=taught, validation=studies, task=subject.task)
+        check_svm(module.network, train=taught, validation=studies, config=config, task=subject.task)
     checkpoint = checkpoint_of(member) if resume else None
     if checkpoint is not None or before is not None:
         # The source need not be there any more: weights come from the checkpoint, facts from the first start.

@@ -35,9 +35,12 @@ class NetworkModule(pl.LightningModule):
         Everything that learns.
     clock : StepClock
         Is told when a batch was fetched and moved.
+    partial : bool
+        Whether a step may leave parameters without a gradient that are not frozen.
     """
 
     network: torch.nn.Module
+    partial = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,7 +175,8 @@ def run_loop(
                 patience=config.trainer.patience,
                 logs=logs,
             )
-            trainer = _make_trainer(config, placement, [_TakeSignals(signals), guard, ending], member)
+            callbacks = [_TakeSignals(signals), guard, ending]
+            trainer = _make_trainer(config, placement, callbacks, member, partial=module.partial)
             _run(trainer, module, data, checkpoint, config=config, member=member)
         finished = True
     finally:
@@ -221,7 +225,9 @@ def _run(
         raise better from error
 
 
-def _make_trainer(config: AnyConfig, placement: Placement, callbacks: list[pl.Callback], member: Member) -> pl.Trainer:
+def _make_trainer(
+    config: AnyConfig, placement: Placement, callbacks: list[pl.Callback], member: Member, *, partial: bool
+) -> pl.Trainer:
     several = is_launched()
     plugins: list[Any] = []
     strategy: Any = "auto"
@@ -230,8 +236,8 @@ def _make_trainer(config: AnyConfig, placement: Placement, callbacks: list[pl.Ca
         from pytorch_lightning.strategies import DDPStrategy
 
         plugins.append(TorchElasticEnvironment())
-        # Every parameter takes part in every step, so nothing has to be looked for.
-        strategy = DDPStrategy(find_unused_parameters=False)
+        # Where every parameter takes part in every step, nothing has to be looked for.
+        strategy = DDPStrategy(find_unused_parameters=partial)
     return pl.Trainer(
         accelerator="gpu" if placement.accelerator == "cuda" else placement.accelerator,
         devices=local_size(),

@@ -125,6 +125,7 @@ class StudyModule(NetworkModule):
         self.loss = StudyLoss(kind, label_smoothing=optim["label_smoothing"], weights=weights, heads=self.heads)
         self.slice_weight = slice_label_weight if isinstance(self.network, SlicewiseNetwork) else 0.0
         self.objective = objective
+        self.partial = objective == "motion"  # what scores takes no part in it
         self.motion_weight = motion_weight
         self.scaling = scaling
         self.seed = seed

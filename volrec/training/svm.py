@@ -41,7 +41,8 @@ def fit_svm(
     """Fit the SVM of a network on the clips of whole studies, and put it in place.
 
     The paper fits it on the training videos. Streams that have learned few studies by heart give them scores that no
-    new study gets, so it is fitted on the validation studies where these have at least `FEWEST` of every class.
+    new study gets, so it is fitted on the validation studies where these have at least `FEWEST` of every class, and
+    where there is a test part beside them: without one they are what the run is measured on.
 
     Parameters
     ----------
@@ -68,8 +69,8 @@ def fit_svm(
     """
     from sklearn.svm import LinearSVC
 
-    check_svm(network, train=train, validation=validation, task=task)
-    part, studies = _fitted_on(train, validation)
+    check_svm(network, train=train, validation=validation, config=config, task=task)
+    part, studies = _fitted_on(train, validation, config)
     scores, labels = _scores(network, studies, config)
     _check_classes(network, part, labels)  # some of the studies may be past reading
     svm = LinearSVC(C=1.0, class_weight="balanced", random_state=seed, max_iter=20_000).fit(scores, labels)
@@ -78,7 +79,9 @@ def fit_svm(
     return part
 
 
-def check_svm(network: nn.Module, *, train: StudyDataset, validation: StudyDataset, task: str) -> None:
+def check_svm(
+    network: nn.Module, *, train: StudyDataset, validation: StudyDataset, config: TrainConfig, task: str
+) -> None:
     """Make sure, before the first step, that an SVM can be fitted once the network is trained.
 
     Raises
@@ -93,11 +96,13 @@ def check_svm(network: nn.Module, *, train: StudyDataset, validation: StudyDatas
             where="network.options.fusion",
             code="svm",
         )
-    part, studies = _fitted_on(train, validation)
+    part, studies = _fitted_on(train, validation, config)
     _check_classes(network, part, [_label(case.target) for case in studies.cases])
 
 
-def _fitted_on(train: StudyDataset, validation: StudyDataset) -> tuple[str, StudyDataset]:
+def _fitted_on(train: StudyDataset, validation: StudyDataset, config: TrainConfig) -> tuple[str, StudyDataset]:
+    if not config.split.folds and not config.split.test:
+        return "train", train
     labels = {_label(case.target) for case in (*train.cases, *validation.cases)}
     counts = [sum(_label(case.target) == label for case in validation.cases) for label in labels]
     return ("validation", validation) if min(counts, default=0) >= FEWEST else ("train", train)

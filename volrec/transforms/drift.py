@@ -81,7 +81,7 @@ def warped_flow(
 def warped_slice_flow(
     volume: np.ndarray,
     *,
-    drift: str = "affine",
+    drift: str = "translation",
     method: str = "tvl1",
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     seed: int = 0,

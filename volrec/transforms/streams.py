@@ -119,7 +119,7 @@ class WarpedSliceFlow(SliceFlow):
         ``(T - 1, 3, 3)`` of the last image: pixel ``(x, y, 1)`` of a slice to where the drift takes it in the next.
     """
 
-    def __init__(self, *, drift: str = "affine", seed: int = 0, **options: Any) -> None:
+    def __init__(self, *, drift: str = "translation", seed: int = 0, **options: Any) -> None:
         super().__init__(**options)
         _check_choice("drift", drift, DRIFTS)
         self.drift, self.seed = drift, seed
