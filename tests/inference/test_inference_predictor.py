@@ -137,7 +137,7 @@ def test_evenly_spaced_snippets_are_the_one_clip_of_a_study() -> None:
     voxels = volume(60)
     scorer = predictor(network, task="multilabel", sampling=sampling, protocol=ProtocolConfig(snippets=5))
     assert scorer.score(voxels).clips == 1
-    begins = [0, 14, 28, 42, 56]  # steps of (60 - 2) / 4, rounded down
+    begins = [0, 14, 29, 43, 58]  # steps of (60 - 2) / 4, places rounded down
     expected = voxels[[begin + step for begin in begins for step in range(2)]]
     np.testing.assert_array_equal(network.batches[0][0, 0].numpy(), expected)
     spread = predictor(network, task="multilabel", sampling=sampling).score(voxels)
