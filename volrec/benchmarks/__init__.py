@@ -1,0 +1,4 @@
+"""The video benchmarks that the networks come from: data sets, protocols, published numbers, hand-crafted features.
+
+A video is a sequence like a volume; from there on the same networks read it.
+"""
