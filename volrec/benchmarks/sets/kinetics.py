@@ -4,7 +4,8 @@ Kay et al.: The Kinetics Human Action Video Dataset, arXiv 1705.06950, 2017.
 
 Lists are CSV files, one a part (train, val, test), with columns label, youtube_id, time_start, time_end and split;
 copies call them label-name, video-id, start-time, end-time, or have further ones (is_cc). A clip is called
-ID_000417_000427 (start and end in seconds, six digits) or by its ID alone. Classes are the labels in alphabetical order.
+ID_000417_000427 (start and end in seconds, six digits) or by its ID alone. Classes are the labels in alphabetical
+order.
 
 Videos vanish: published numbers are of 19,761, 19,768, 19,796 or 19,818 validation clips, so a report says how many it
 is of.

@@ -53,8 +53,8 @@ def read_sports1m(root: Path, *, split: str, lists: Lists = None) -> VideoSet:
         ``"test"``: the authors' partitions; ``"own-test"``: whatever the lists hold; ``"random-SEED"``: drawn over all
         listed videos.
     lists : path or paths, optional
-        The two lists, or their folder. Names of labels are in ``labels.txt`` there or in the folder above; without it
-        they are called by their numbers, and it is said.
+        The training list and the test list, in this order, or their folder. Names of labels are in ``labels.txt`` there
+        or in the folder above; without it they are called by their numbers, and it is said.
 
     Returns
     -------
@@ -72,9 +72,10 @@ def read_sports1m(root: Path, *, split: str, lists: Lists = None) -> VideoSet:
     paths = list_paths(root, lists, usual=_USUAL, pattern=_FILE, what="the lists of Sports-1M")
     sides: dict[str, dict[str, set[int]]] = {"train": {}, "test": {}}
     lines = 0
-    for path in paths:
-        part = "train" if "train" in path.name.casefold() else "test"
-        lines += _read_list(path, sides[part])
+    in_order = lists is not None and not isinstance(lists, (str, Path))
+    for place, path in enumerate(paths):
+        first = place < len(paths) - 1 if in_order else "train" in path.name.casefold()
+        lines += _read_list(path, sides["train" if first else "test"])
     where = paths[0].parent
     if not sides["test"]:
         raise LabelsError(
