@@ -316,8 +316,7 @@ def _compare(paper: Section, here: Section, field: str, above: str = "") -> list
         ]
     if old == new:
         return []
-    plain = [value.to_dict() if isinstance(value, Section) else value for value in (old, new)]
-    return [Deviation(dotted, *plain)]
+    return [Deviation(dotted, _plain(old), _plain(new))]
 
 
 def _compare_streams(paper: list[StreamProtocol], here: list[StreamProtocol]) -> list[Deviation]:
@@ -367,9 +366,10 @@ def _smallest(stream: StreamProtocol, *, width: float) -> int:
 
     from volrec.networks import create
 
-    network = stream.network
+    options: dict[str, Any] = dict(stream.network.options)
+    channels = stream_channels(stream)
     with torch.device("meta"):
-        built = create(network.name, num_classes=2, in_channels=stream_channels(stream), width=width, **network.options)
+        built = create(stream.network.name, num_classes=2, in_channels=channels, width=width, **options)
     return max(built.smallest[1:])
 
 
@@ -379,6 +379,10 @@ def _even(side: float) -> int:
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if isinstance(value, Section) else value
 
 
 def _said(value: Any) -> str:
