@@ -348,9 +348,11 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.Monk
 
     with begin(path) as partial:
         add(partial, scores, 0)
+        whole = path.read_bytes()
         own, partial._file = partial._file, Full(partial._file)  # type: ignore[assignment]
         with pytest.raises(RunError, match="disk is full"):
             add(partial, scores, 1)
+        assert path.read_bytes() == whole
         partial._file = own
         add(partial, scores, 1)
     assert begin(path).done == set(scores.videos[:2])
