@@ -20,7 +20,7 @@ from volrec.benchmarks.trajectories.settings import TrajectorySettings
 from volrec.benchmarks.trajectories.tracking import nearest_pixels
 from volrec.errors import ConfigError, DataError
 
-__all__ = ["CameraMotion", "Features", "FeatureFinder", "bring_back", "find_camera_motion", "mask_of_boxes"]
+__all__ = ["CameraMotion", "FeatureFinder", "Features", "bring_back", "find_camera_motion", "mask_of_boxes"]
 
 SURF_THRESHOLD = 200  # Of the released program.
 AKAZE_THRESHOLD = 0.0003  # A third of OpenCV's default: about as many points as SURF finds.
@@ -227,7 +227,7 @@ def _make_surf(cv2: Any) -> Any:
 def _make_akaze(cv2: Any) -> Any:
     # OpenCV 5 moved it to the contributed modules.
     for module in (cv2, getattr(cv2, "xfeatures2d", None)):
-        if hasattr(module, "AKAZE_create"):
+        if module is not None and hasattr(module, "AKAZE_create"):
             kind = module.AKAZE_DESCRIPTOR_MLDB_UPRIGHT
             return module.AKAZE_create(descriptor_type=kind, threshold=AKAZE_THRESHOLD)
     return None

@@ -1,4 +1,4 @@
-"""OpenCV, on one thread: several videos are read at a time in processes, and a result must not depend on the machine."""
+"""OpenCV, on one thread: videos are read in several processes, and a result must not depend on the machine."""
 
 from __future__ import annotations
 

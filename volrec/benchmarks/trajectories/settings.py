@@ -19,8 +19,8 @@ HEADER = ("frame", "mean_x", "mean_y", "var_x", "var_y", "length", "scale", "x",
 """The ten fields before the descriptors.
 
 Last frame of the track (from 0); mean place in pixels of the full frame; its spread (called variance by the released
-program, yet a standard deviation); length of the path in pixels; scale factor; and the mean place over width, height and
-number of frames, for spatio-temporal pyramids, in [0, 0.999].
+program, yet a standard deviation); length of the path in pixels; scale factor; and the mean place over width, height
+and number of frames, for spatio-temporal pyramids, in [0, 0.999].
 """
 
 COMPENSATIONS = ("homography", "none")
@@ -160,9 +160,10 @@ class TrajectorySettings:
 
     @property
     def columns(self) -> dict[str, slice]:
-        """Columns of a row by name: the ten of `HEADER`, ``"trajectory"``, ``"hog"``, ``"hof"``, ``"mbhx"``, ``"mbhy"``.
+        """Columns of a row by name: those of `HEADER`, ``"trajectory"``, ``"hog"``, ``"hof"``, ``"mbhx"``, ``"mbhy"``.
 
-        Within a descriptor the order is time cell, cell along x, cell along y, bin; the trajectory is x, y of each step.
+        Within a descriptor the order is time cell, cell along x, cell along y, bin; the trajectory is x, y of each
+        step, divided by the length of the path without the camera's motion.
         """
         widths = {
             **dict.fromkeys(HEADER, 1),
