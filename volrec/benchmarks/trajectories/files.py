@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+
 import numpy as np
 
 from volrec.benchmarks.trajectories.extract import Trajectories

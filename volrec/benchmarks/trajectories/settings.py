@@ -130,8 +130,9 @@ class TrajectorySettings:
         for name in ("step", "scales", "length", "refresh", "patch", "cells", "time_cells", "flow_iterations"):
             if getattr(self, name) < 1:
                 self._refuse(name, getattr(self, name), "at least 1")
-        if self.hog_bins < 2 or self.mbh_bins < 2 or self.hof_bins < 3:
-            self._refuse("hog_bins", (self.hog_bins, self.hof_bins, self.mbh_bins), "at least 2 (HOF: 3) bins")
+        for name, least in (("hog_bins", 2), ("hof_bins", 3), ("mbh_bins", 2)):
+            if getattr(self, name) < least:
+                self._refuse(name, getattr(self, name), f"at least {least}")
         if self.scale_factor <= 1:
             self._refuse("scale_factor", self.scale_factor, "above 1")
         if self.length % self.time_cells:
