@@ -2,9 +2,9 @@
 
 The packets are read once, without decoding. Where their presentation times tell each frame apart, frame ``i`` is the
 one with the ``i``-th time: a read seeks to the keyframe before it and decodes on. Where they do not (no times, times
-twice, .avi with reordered frames, hidden frames, fields), the frames are counted by decoding all of them once, and every
-read decodes from the start or from where the last one ended. A time that turns up out of turn after a seek ends seeking
-for the file: what decoding from the start gives is what counts.
+twice, .avi with reordered frames, hidden frames, fields), the frames are counted by decoding all of them once, and
+every read decodes from the start or from where the last one ended. A time that turns up out of turn after a seek ends
+seeking for the file: what decoding from the start gives is what counts.
 
 What the decoder conceals (damaged blocks inside of a frame) is taken as it comes, as OpenCV takes it. What breaks off
 is an error.
@@ -17,7 +17,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -184,33 +184,40 @@ class PyavReader(VideoReader):
         self._certain = True
 
     def _from_start(self) -> Iterator[tuple[int, Any]]:
-        """Number frames by counting: what every other way has to agree with."""
+        """Count frames as they are decoded: what every other way has to agree with."""
         for number, frame in enumerate(self._frames()):
             if self._seeks and (number >= len(self._times) or frame.pts != self._times[number]):
                 self._seeks = False
             yield number, frame
 
     def _from_keyframe(self, index: int) -> Iterator[tuple[int, Any]]:
-        """Number frames by their time, from the keyframe before frame `index`."""
+        """Tell frames by their time, from the keyframe before frame `index`."""
         shown, coded = self._keys[self._place(index)]
-        self._container.seek(min(shown, coded), stream=self._stream, backward=True, any_frame=False)
-        number, landed = -1, None
-        for packet in self._container.demux(self._stream):
-            if landed is None:
-                # Some containers land between keyframes; frames without their references must not be decoded.
-                if not packet.is_keyframe or packet.pts is None:
-                    continue
-                landed = packet.pts
-                number = bisect_left(self._times, landed)
-                if number > index:
-                    raise _AstrayError
+        packets = self._land(shown, self._times[index])
+        if packets is None:  # This container seeks by the time of decoding.
+            packets = self._land(min(shown, coded), self._times[index])
+        if packets is None:
+            raise _AstrayError
+        first = next(packets)
+        number = bisect_left(self._times, first.pts)
+        for packet in chain([first], packets):
             for frame in packet.decode():
-                if frame.pts is not None and frame.pts < landed:
+                if frame.pts is not None and frame.pts < first.pts:
                     continue  # Shown before the keyframe and in want of what came before it (open groups of pictures).
                 if number >= len(self._times) or frame.pts != self._times[number]:
                     raise _AstrayError
                 yield number, frame
                 number += 1
+
+    def _land(self, time: int, latest: int) -> Iterator[Any] | None:
+        """Seek, and give the packets from a keyframe on; None where that is shown after `latest`."""
+        self._container.seek(time, stream=self._stream, backward=True, any_frame=False)
+        packets = self._container.demux(self._stream)
+        for packet in packets:
+            # Some containers land between keyframes; frames without their references must not be decoded.
+            if packet.is_keyframe and packet.pts is not None:
+                return chain([packet], packets) if packet.pts <= latest else None
+        return None
 
     def _place(self, index: int) -> int:
         """Find the last keyframe that is shown no later than frame `index`; -1 for none."""
