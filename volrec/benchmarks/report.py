@@ -323,7 +323,7 @@ def _published_row(published: Published, report: BenchmarkReport) -> tuple[str, 
         mean.value
         for stream, means in report.means.items()
         for mean in means
-        if not (mean.missing or _leaks(stream, mean, report))
+        if not _leaks(stream, mean, report)
         and (mean.name, ",".join(sorted(_part(each.split_id) for each in mean.splits)), stream)
         == (published.metric, published.split, published.stream)
     ]
