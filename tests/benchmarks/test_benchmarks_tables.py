@@ -258,6 +258,9 @@ def test_recalled_numbers_get_no_difference():
     entry = next(r for r in load_published() if r.source == "M" and r.protocol == "ltc" and r.dataset == "ucf101")
     got = reproduction(entry, a_result(protocol="ltc"))
     assert got.value == pytest.approx(93.2) and got.difference is None
+    lines = rendered([a_result(protocol="ltc")], system="ltc", dataset="ucf101").splitlines()
+    line = next(line for line in lines if "91.7" in line)
+    assert "93.2" in line and line.split("│")[-1].strip() == "-"
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
