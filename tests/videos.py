@@ -59,30 +59,53 @@ def encode(
     return path
 
 
+_VOP = b"\0\0\1\xb6"  # Where the frame starts in a packet of mpeg4.
+_NOT_CODED = _VOP + b"\x50\x4f"  # A frame that is not coded: nothing is shown for it.
+
+
 def pack_b_frames(source: Path, path: Path) -> Path:
     """Rewrite an .avi (mpeg4, one B-frame between others) as DivX did: two frames in one packet, then an empty one."""
+    coded = _packets(source)
+    kinds = [packet[packet.index(_VOP) + 4] >> 6 for packet in coded]  # 0 I, 1 P, 2 B
+    start = coded[0].index(_VOP)
+    coded[0] = coded[0][:start] + b"\0\0\1\xb2DivX503b1393p" + coded[0][start:]
+    packets: list[bytes] = []
+    for kind, packet in zip(kinds, coded, strict=True):
+        if kind == 2:
+            packets[-1] += packet
+            packets.append(_NOT_CODED)
+        else:
+            packets.append(packet)
+    return _rewrite(source, path, packets)
+
+
+def drop_frames(source: Path, path: Path) -> Path:
+    """Rewrite an .avi (mpeg4) with a frame that was dropped after every tenth."""
+    packets: list[bytes] = []
+    for number, packet in enumerate(_packets(source), start=1):
+        packets += [packet, _NOT_CODED] if number % 10 == 0 else [packet]
+    return _rewrite(source, path, packets)
+
+
+def _packets(source: Path) -> list[bytes]:
     import av
 
     with av.open(str(source)) as given:
-        stream = given.streams.video[0]
-        coded = [bytes(packet) for packet in given.demux(stream) if packet.size]
-        kinds = [packet[packet.index(b"\0\0\1\xb6") + 4] >> 6 for packet in coded]  # 0 I, 1 P, 2 B
-        start = coded[0].index(b"\0\0\1\xb6")
-        coded[0] = coded[0][:start] + b"\0\0\1\xb2DivX503b1393p" + coded[0][start:]
-        packets: list[bytes] = []
-        for kind, packet in zip(kinds, coded, strict=True):
-            if kind == 2:
-                packets[-1] += packet
-                packets.append(b"\0\0\1\xb6\x51\x80\x7f")  # A P-VOP that is not coded: nothing is shown for it.
-            else:
-                packets.append(packet)
-        with av.open(str(path), "w") as container:
-            copied = container.add_stream_from_template(stream)
-            for number, data in enumerate(packets):
-                packet = av.Packet(data)
-                packet.stream, packet.pts, packet.dts = copied, number, number
-                packet.time_base, packet.is_keyframe = stream.time_base, kinds[0] == 0 and number == 0
-                container.mux(packet)
+        return [bytes(packet) for packet in given.demux(video=0) if packet.size]
+
+
+def _rewrite(source: Path, path: Path, packets: list[bytes]) -> Path:
+    import av
+
+    with av.open(str(source)) as given, av.open(str(path), "w") as container:
+        copied = container.add_stream_from_template(given.streams.video[0])
+        for number, data in enumerate(packets):
+            packet = av.Packet(data)
+            packet.stream, packet.pts, packet.dts = copied, number, number
+            packet.time_base = given.streams.video[0].time_base
+            kind = data[data.index(_VOP) + 4] >> 6
+            packet.is_keyframe = kind == 0
+            container.mux(packet)
     return path
 
 

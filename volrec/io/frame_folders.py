@@ -12,7 +12,7 @@ import numpy as np
 from volrec.errors import DataError
 from volrec.io.video_reader import VideoInfo, VideoReader
 
-__all__ = ["FrameFolder"]
+__all__ = ["FrameFolder", "load_picture"]
 
 _NAME = re.compile(r"img_(\d+)\.(jpg|jpeg|png)", re.IGNORECASE)
 
@@ -31,7 +31,7 @@ class FrameFolder(VideoReader):
 
         self.path = path
         self._pictures = _numbered(path)
-        first = _load(self._pictures[0])
+        first = load_picture(self._pictures[0])
         self.info = VideoInfo(
             frames=len(self._pictures),
             frame_rate=math.nan,
@@ -44,7 +44,7 @@ class FrameFolder(VideoReader):
 
     def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
         for index in wanted:
-            yield _load(self._pictures[index])
+            yield load_picture(self._pictures[index])
 
 
 def _numbered(folder: Path) -> list[Path]:
@@ -81,12 +81,31 @@ def _numbered(folder: Path) -> list[Path]:
     return [found[number] for number in numbers]
 
 
-def _load(path: Path) -> np.ndarray:
+def load_picture(path: Path, *, mode: str = "RGB") -> np.ndarray:
+    """Read one picture of a video.
+
+    Parameters
+    ----------
+    path : Path
+        A jpg or png.
+    mode : {"RGB", "L"}
+        In colour, or grey.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 ``(H, W, 3)`` or ``(H, W)``.
+
+    Raises
+    ------
+    DataError
+        Where it is missing or cannot be read.
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
+            return np.asarray(picture.convert(mode))
     except (OSError, SyntaxError, ValueError) as error:  # Pillow has a SyntaxError for broken PNG files.
         raise DataError(
             f"the frame cannot be read ({error}).",

@@ -30,7 +30,12 @@ __all__ = ["PyavReader"]
 
 # A seek drops what the decoder holds and demuxes again; decoding (without conversion) of this many frames costs less.
 _SEEK_COST = 8
-_HIDDEN = {"vp8"}  # Its alternate reference frames are packets of their own that show nothing.
+# Codecs whose packets are one shown frame each; in others some show nothing (vp8's references, repeats of theora).
+_ONE_A_PACKET = {
+    "av1", "dnxhd", "ffv1", "h264", "hevc", "huffyuv", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "png", "prores",
+    "rawvideo", "vp9",
+}  # fmt: skip
+_DROPPED = 20  # bytes: an mpeg4 packet below may be a frame that was dropped, which is not shown again.
 _NO_TIMES = {"avi", "h264", "hevc", "m4v", "mpegvideo", "h263", "ivf"}  # Containers that number packets, not frames.
 
 
@@ -97,7 +102,7 @@ class PyavReader(VideoReader):
             frame_rate=float(rate) if rate else math.nan,
             height=height,
             width=width,
-            codec=self._stream.codec_context.name,
+            codec=self._stream.codec_context.codec.canonical_name,
             decoder="pyav",
             version=f"av {self._av.__version__}, libavcodec {library}",
         )
@@ -123,7 +128,7 @@ class PyavReader(VideoReader):
     def _demux(self) -> _Packets:
         times: list[int | None] = []
         keys: list[tuple[int, int]] = []
-        rising = True
+        rising, smallest = True, _DROPPED
         declared, whole = self._stream.frames, 0
         why = ""
         try:
@@ -134,6 +139,7 @@ class PyavReader(VideoReader):
                     why = "the file ends within a frame"
                     break
                 whole += 1
+                smallest = min(smallest, packet.size)
                 time, coded = packet.pts, packet.dts
                 if packet.is_keyframe and time is not None:
                     keys.append((time, time if coded is None else coded))
@@ -148,12 +154,14 @@ class PyavReader(VideoReader):
         if why:
             raise broken(self.path, done=whole, of=max(declared, whole + 1), why=why)
         known = [time for time in times if time is not None]
+        codec = self._stream.codec_context.codec.canonical_name
         reorders = bool(self._stream.codec_context.has_b_frames)
         clear = (
             all(earlier[0] < later[0] for earlier, later in pairwise(keys))  # Else times start again somewhere.
             and len(known) == len(times) == len(set(known))
             and bool(keys)
-            and self._stream.codec_context.name not in _HIDDEN
+            and codec in _ONE_A_PACKET
+            and not (codec == "mpeg4" and smallest < _DROPPED)
             and not (reorders and (rising or _NO_TIMES & set(self._container.format.name.split(","))))
         )
         ordered = sorted(known) if clear else range(len(times))
