@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from volrec.benchmarks.reading import StreamReader
 from volrec.benchmarks.sets import Video
-from volrec.benchmarks.views import train_indices
+from volrec.benchmarks.views import reach, train_indices
 from volrec.config import BenchmarkConfig, StreamProtocol
 from volrec.data.datasets import Draw, StudySampler
 from volrec.errors import ConfigError, DataError, Problem, VolrecError
@@ -35,8 +35,6 @@ class VideoClips(Dataset[dict[str, Any]]):
         As `volrec.benchmarks.footage.Footage` takes them.
     num_classes : int
         K.
-    multilabel : bool
-        Targets are shares of the labels of a video (they sum up to one).
     seed : int
         Of the draws.
     """
@@ -102,8 +100,9 @@ class VideoClips(Dataset[dict[str, Any]]):
     def clip(self, video: Video, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return ``rgb`` (T, h, w, 3) uint8 and ``motion`` (T, C, h, w) float32 of one drawn clip, cut and mirrored."""
         with self.reader.open(video, decoder=self.decoder, extracted=self.extracted) as footage:
-            indices = train_indices(footage.count, self.stream.train, extra=self.reader.extra, rng=rng)
-            raw = self.reader.read(footage, indices)
+            before, after = reach(self.stream)
+            indices = train_indices(footage.count, self.stream.train, rng, before=before, extra=after)
+            raw = self.reader.read(footage, indices.reshape(-1))
         size = self.reader.size(raw)
         box = self._box(size, rng)
         mirrored = bool(self.stream.train.mirror and rng.random() < 0.5)

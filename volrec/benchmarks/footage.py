@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
-from volrec.benchmarks.extraction import ExtractedVideo
+from volrec.benchmarks.extracted import ExtractedVideo
 from volrec.benchmarks.sets import Video
+from volrec.benchmarks.views import frames_at_rate
 from volrec.errors import DataError
 from volrec.io.video import VideoReader, open_video
 
@@ -35,6 +35,8 @@ class Footage:
         Frames a second that are looked at; None: all of them. A video that tells no rate is looked at whole.
     fields : str, optional
         ``"flow"`` or ``"warped"`` where these are read.
+    frames : bool
+        Whether frames are read too: without them the video itself is not opened.
 
     Raises
     ------
@@ -50,6 +52,7 @@ class Footage:
         extracted: Path | str | None = None,
         frame_rate: float | None = None,
         fields: str | None = None,
+        frames: bool = True,
     ) -> None:
         self.video = video
         self._fields = fields
@@ -58,41 +61,47 @@ class Footage:
         folder = None if extracted is None else Path(extracted) / video.name
         if folder is not None and folder.is_dir():
             self._pictures = ExtractedVideo(folder)
-        if fields is not None and (self._pictures is None or not self._pictures.has(fields)):
+        if fields is not None and (self._pictures is None or fields not in self._pictures.facts):
             raise DataError(
                 f"there is no extracted {fields} of this video.",
                 remedy="Run `volrec benchmark extract` first, and give its folder as --extracted.",
                 where=folder or video.path,
                 code="no-flow",
             )
-        if self._pictures is not None and self._pictures.has("rgb"):
-            total, rate = self._pictures.frames_count, self._pictures.frame_rate
-            self.source: dict[str, Any] = self._pictures.facts
+        if self._pictures is not None and ("rgb" in self._pictures.facts or not frames):
+            total, rate = self._pictures.length, self._pictures.facts.get("frame_rate") or float("nan")
         else:
             self._reader = open_video(video.path, decoder=decoder)
             info = self._reader.info
             total, rate = info.frames, info.frame_rate
-            self.source = {"decoder": info.decoder, "version": info.version}
         if fields is not None and self._pictures is not None:
             # What follows the last frame has no field: extracted flow is one shorter, and decoders may differ.
-            total = min(total, self._pictures.fields_count(fields) + 1)
+            total = min(total, self._pictures.length)
         if total < 1:
             raise DataError("it has no frame.", remedy="Extract or download it again.", where=video.path, code="empty")
         self.rate = float(rate)
-        self._places = np.arange(total)
-        if frame_rate is not None and np.isfinite(self.rate) and frame_rate < self.rate:
-            self._places = np.unique(np.floor(np.arange(0, total, self.rate / frame_rate)).astype(np.int64))
+        self._places = frames_at_rate(total, self.rate, frame_rate)
 
     @property
     def count(self) -> int:
         """Frames that are looked at."""
         return len(self._places)
 
+    @property
+    def field_size(self) -> tuple[int, int]:
+        """Height and width of the fields."""
+        if self._pictures is None:
+            raise DataError("no fields were opened.", remedy="Open it with fields.", where=self.video.path)
+        height, width = self._pictures.facts["size"]
+        return int(height), int(width)
+
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return frames (N, H, W, 3) uint8 RGB, each decoded once however often it is asked for."""
         wanted, back = np.unique(self._places[np.asarray(indices)], return_inverse=True)
-        source = self._reader if self._reader is not None else self._pictures
-        found = source.read(wanted.tolist())  # type: ignore[union-attr]
+        if self._reader is not None:
+            found = self._reader.read(wanted)
+        else:
+            found = self._pictures.frames(wanted.tolist())  # type: ignore[union-attr]
         return found[back.reshape(-1)]
 
     def fields(self, low: int, high: int) -> np.ndarray:

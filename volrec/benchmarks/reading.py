@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from volrec.benchmarks.footage import Footage
+from volrec.benchmarks.protocol import stream_channels
 from volrec.benchmarks.sets import Video
 from volrec.config import MotionInput, StreamProtocol
 from volrec.errors import ConfigError
@@ -56,18 +57,7 @@ class StreamReader:
     @property
     def channels(self) -> int:
         """Channels of a frame as the network reads it."""
-        if self.motion is None:
-            return self.appearance
-        each = 3 if self.motion_kind == "difference" or self.motion.third != "none" else 2
-        return self.appearance + each * self.motion.stack
-
-    @property
-    def extra(self) -> int:
-        """Frames past a clip's last one that its stacks reach into."""
-        if self.motion is None:
-            return 0
-        around = self.motion_kind != "difference" and self.motion.order in ("centred", "bidirectional")
-        return 0 if around else self.motion.stack
+        return stream_channels(self.stream)
 
     def open(self, video: Video, *, decoder: str, extracted: str | None) -> Footage:
         """Open a video for this stream."""
@@ -77,6 +67,7 @@ class StreamReader:
             extracted=extracted,
             frame_rate=self.frames.frame_rate,
             fields=self.field,
+            frames="rgb" in self.stream.reads or self.motion_kind == "difference",
         )
 
     def read(self, footage: Footage, indices: np.ndarray) -> RawClip:
@@ -183,8 +174,7 @@ class StreamReader:
         for index in np.unique(indices).tolist():
             low, high = max(0, index - stack - 1), min(last, index + stack + 1)
             if last < 0:
-                size = footage.frames([0]).shape[1:3]
-                out.append(np.zeros((2 * stack, *size), np.float32))
+                out.append(np.zeros((2 * stack, *footage.field_size), np.float32))
                 continue
             low = min(low, last)
             fields = footage.fields(low, high + 1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from volrec.benchmarks.protocol import Deviation, differences, scaled
+from volrec.benchmarks.results import Deviation
 from volrec.benchmarks.training import paper_epochs
-from volrec.config import BenchmarkConfig, VideoProtocol, apply_overrides
+from volrec.benchmarks.views import differences, scaled
+from volrec.config import BenchmarkConfig, Section, StreamProtocol, VideoProtocol, apply_overrides
 from volrec.errors import ConfigError
 
-__all__ = ["available_estimator", "deviations", "settle_protocol"]
+__all__ = ["available_estimator", "check_streams", "deviations", "nets_of", "settle_protocol"]
 
 
 def settle_protocol(
@@ -97,11 +98,23 @@ def deviations(
         streams.append(stream)
     given = {f"streams.{name}." for name in config.weights}
     found = [
-        deviation
-        for deviation in differences(paper, here.model_copy(update={"streams": streams}))
-        if not any(deviation.field.startswith((f"{name}train.", f"{name}training.")) for name in given)
+        Deviation(field=one.field, paper=_plain(one.paper), here=_plain(one.here))
+        for one in differences(paper, here.model_copy(update={"streams": streams}))
+        if not any(one.field.startswith((f"{name}train.", f"{name}training.")) for name in given)
     ]
     return [*found, *facts]
+
+
+def nets_of(protocol: VideoProtocol) -> list[StreamProtocol]:
+    """Return the networks of a protocol: its streams, or for an ensemble of features so many of its one stream."""
+    nets = protocol.features.nets if protocol.features is not None else 1
+    if nets == 1:
+        return list(protocol.streams)
+    return [
+        stream.model_copy(update={"name": f"{stream.name}-{number}"})
+        for stream in protocol.streams
+        for number in range(1, nets + 1)
+    ]
 
 
 def check_streams(names: Sequence[str], protocol: VideoProtocol, *, what: str) -> None:
@@ -112,7 +125,7 @@ def check_streams(names: Sequence[str], protocol: VideoProtocol, *, what: str) -
     ConfigError
         With the streams there are.
     """
-    known = [stream.name for stream in protocol.streams]
+    known = [stream.name for stream in nets_of(protocol)]
     for name in names:
         if name not in known:
             raise ConfigError(
@@ -121,3 +134,10 @@ def check_streams(names: Sequence[str], protocol: VideoProtocol, *, what: str) -
                 where=what,
                 code="stream",
             )
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in types of JSON."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value.to_dict() if isinstance(value, Section) else value

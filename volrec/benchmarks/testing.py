@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.special import softmax
-from torch import Tensor, nn
+from torch import Tensor
 
 from volrec.benchmarks.footage import Footage
 from volrec.benchmarks.reading import RawClip, StreamReader
-from volrec.benchmarks.views import clip_indices, crop_boxes
+from volrec.benchmarks.views import clip_indices, crop_boxes, reach
 from volrec.config import StreamProtocol, TestViews
 from volrec.errors import DataError
 from volrec.inference.consensus import sparsity
 from volrec.inference.predictor import BUDGET, BUDGET_GPU
-from volrec.networks.base import SlicewiseNetwork
+from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
 
 __all__ = ["StreamScorer", "VideoScore", "join_views"]
 
@@ -47,7 +47,7 @@ class StreamScorer:
 
     Parameters
     ----------
-    network : nn.Module
+    network : SequenceNetwork
         (B, C, T, H, W) to logits (B, K); put in evaluation mode here.
     stream : StreamProtocol
         What it reads and how it is tested.
@@ -57,8 +57,11 @@ class StreamScorer:
         Of clips that are drawn; each video has its own draw, whatever was scored before.
     """
 
+    encodes_frames = True
+    """Whether overlapping clips may share the encoding of their frames, where the network allows it."""
+
     def __init__(
-        self, network: nn.Module, stream: StreamProtocol, *, device: torch.device | str = "cpu", seed: int = 0
+        self, network: SequenceNetwork, stream: StreamProtocol, *, device: torch.device | str = "cpu", seed: int = 0
     ) -> None:
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
@@ -68,10 +71,16 @@ class StreamScorer:
 
     def indices(self, footage: Footage) -> np.ndarray:
         """Return the frames (clips, T) of every clip; of joint snippets one clip side by side."""
-        found = clip_indices(
-            footage.count, self.views, extra=self.reader.extra, seed=self.seed, name=footage.video.name
+        before, after = reach(self.reader.stream)
+        return clip_indices(
+            footage.count,
+            self.views,
+            before=before,
+            extra=after,
+            least=self.network.smallest[0],
+            seed=self.seed,
+            name=footage.video.name,
         )
-        return found.reshape(1, -1) if self.views.joint else found
 
     @torch.inference_mode()
     def score(self, footage: Footage) -> VideoScore:
@@ -94,12 +103,16 @@ class StreamScorer:
             )
         return join_views(outputs, self.views)
 
+    def run(self, images: Tensor) -> Tensor:
+        """Return what is joined over views, (B, K), of clips (B, C, T, H, W)."""
+        return self.network(images)
+
     def outputs(self, footage: Footage) -> np.ndarray:
         """Return the logits (clips, crops, K) float64 of every view."""
         clips = self.indices(footage)
         network = self.network
         # Where clips overlap, a network that encodes frames one by one encodes each of them once.
-        if isinstance(network, SlicewiseNetwork) and len(np.unique(clips)) < 0.8 * clips.size:
+        if self.encodes_frames and isinstance(network, SlicewiseNetwork) and len(np.unique(clips)) < 0.8 * clips.size:
             return self._by_frame(network, footage, clips)
         rows = [self._portion(footage, part) for part in _portions(clips, max(1, FRAMES // clips.shape[1]))]
         return np.concatenate(rows)
@@ -114,7 +127,7 @@ class StreamScorer:
         rows: list[Tensor] = []
         for batch in _batches(views, self._fitting(clips.shape[1], raw)):
             cut = [self._cut({name: values[clip] for name, values in raw.items()}, box) for clip, box in batch]
-            rows.append(self.network(self._input(cut)).float().cpu())
+            rows.append(self.run(self._input(cut)).float().cpu())
         return torch.cat(rows).double().numpy().reshape(len(clips), len(boxes), -1)
 
     def _by_frame(self, network: SlicewiseNetwork, footage: Footage, clips: np.ndarray) -> np.ndarray:
