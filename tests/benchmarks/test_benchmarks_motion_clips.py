@@ -149,14 +149,14 @@ def test_a_clip_read_backwards_is_the_clip_of_the_opposite_class(seed, pair):
 def test_plain_shapes_are_green_or_violet_as_the_fields_of_checked_ones_are():
     for look in ("plain", "checked"):
         found = []
-        for group in range(1, 13):
+        for group in range(1, 51):
             clip = bare(draw_clip("DriftUp", group, size=SIZE), look=look)
             ycc = cv2.cvtColor(clip.render([0])[0], cv2.COLOR_RGB2YCrCb).astype(float) - 128
             red, blue = ycc[..., 1], ycc[..., 2]
             found.append([((red > 12) & (blue > 12)).mean(), ((red < -12) & (blue < -12)).mean()])
             assert ((red > 12) & (blue < -12)).mean() < 0.02  # amber
         violet, green = np.mean(found, axis=0)
-        assert 0.5 < violet / green < 2
+        assert 0.5 < violet / green < 2  # of 150 shapes: four standard deviations of chance
 
 
 # What flow tells

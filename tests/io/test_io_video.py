@@ -138,6 +138,17 @@ def test_files_whose_times_do_not_tell_frames_apart_are_never_sought(made: Any) 
             assert reader._seeks is not unclear, name  # type: ignore[attr-defined]
 
 
+def test_packets_before_a_keyframe_are_not_decoded(made: Any) -> None:
+    with open_video(made["b-frames.mp4"][0]) as reader:
+        times = ((3, False), (None, True), (9, True), (8, False))
+        packets = [SimpleNamespace(is_keyframe=key, pts=pts) for pts, key in times]
+        reader._container = SimpleNamespace(  # type: ignore[attr-defined]
+            seek=lambda *_, **__: None, demux=lambda _: iter(packets), close=lambda: None
+        )
+        assert [packet.pts for packet in reader._land(9, 10)] == [9, 8]  # type: ignore[attr-defined]
+        assert reader._land(9, 8) is None  # type: ignore[attr-defined]
+
+
 def test_a_time_out_of_turn_ends_seeking_and_the_count_from_the_start_holds(made: Any) -> None:
     path, expected = made["b-frames.mp4"]
     with open_video(path) as reader:

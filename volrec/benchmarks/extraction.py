@@ -291,8 +291,8 @@ def _target(info: VideoInfo, size: int | tuple[int, int] | None) -> tuple[int, i
     if size is None:
         return info.height, info.width
     if isinstance(size, int):
-        short = min(info.height, info.width)
-        return tuple(max(1, math.floor(side * size / short + 0.5)) for side in (info.height, info.width))  # type: ignore[return-value]
+        scale = size / min(info.height, info.width)
+        return math.floor(info.height * scale + 0.5), math.floor(info.width * scale + 0.5)
     return size[0], size[1]
 
 

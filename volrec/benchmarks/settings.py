@@ -86,13 +86,14 @@ def deviations(
             epochs = paper_epochs(stream, videos=videos, epochs=config.epochs)
             batch = config.batch or training.batch
             begun = config.init.get(stream.name)
-            own = {
-                "iterations": training.iterations if not config.epochs else max(1, epochs * videos // batch),
+            updates = training.iterations if not config.epochs else max(1, epochs * videos // batch)
+            own: dict[str, Any] = {
+                "iterations": updates,
                 "batch": batch,
                 "init": begun.source if begun is not None and begun.source else "scratch",
             }
             if config.epochs:
-                share = own["iterations"] / training.iterations
+                share = updates / training.iterations
                 own["steps"] = [max(1, round(step * share)) for step in training.steps]
             stream = stream.model_copy(update={"training": training.model_copy(update=own)})
         streams.append(stream)

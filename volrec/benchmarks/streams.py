@@ -123,8 +123,8 @@ def each_video(
         waiting = iter(videos)
         try:
             for _ in track(videos, description):
-                while len(ahead) < 2 * jobs and (video := next(waiting, None)) is not None:
-                    ahead.append((video, pool.submit(work, video)))
+                while len(ahead) < 2 * jobs and (coming := next(waiting, None)) is not None:
+                    ahead.append((coming, pool.submit(work, coming)))
                 video, future = ahead.pop(0)
                 yield video, _outcome(future.result, video)
         finally:
