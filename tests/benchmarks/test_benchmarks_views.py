@@ -60,7 +60,9 @@ class TestEvenlySpacedClips:
 
 
 class TestWindows:
-    @given(frames=COUNTS, length=st.integers(1, 20), stride=st.integers(1, 3), step=st.integers(0, 20), last=st.booleans())
+    @given(
+        frames=COUNTS, length=st.integers(1, 20), stride=st.integers(1, 3), step=st.integers(0, 20), last=st.booleans()
+    )
     @settings(max_examples=200, deadline=None)
     def test_are_those_that_fit(self, frames, length, stride, step, last):
         views = Views(clips="windows", length=length, stride=stride, step=step, last=last)
