@@ -14,11 +14,26 @@ from volrec.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from volrec.benchmarks.motion_set import MotionSet
     from volrec.benchmarks.pipeline import BenchmarkRun
+    from volrec.benchmarks.report import BenchmarkReport
     from volrec.benchmarks.results import BenchmarkResult
     from volrec.benchmarks.scores import ScoreSet
+    from volrec.benchmarks.tables import PublishedTable
 
-__all__ = ["Benchmark", "benchmark", "extract_videos", "resume_benchmark"]
+__all__ = [
+    "Benchmark",
+    "benchmark",
+    "benchmark_results",
+    "extract_videos",
+    "list_protocols",
+    "load_protocol",
+    "make_motion",
+    "published_tables",
+    "resume_benchmark",
+]
+
+Lists = Path | str | Sequence[Path | str] | None
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,8 @@ class Benchmark:
         Its folder.
     result : BenchmarkResult, optional
         Numbers and all that they depend on, as ``benchmark.json`` has them; None where only training was asked for.
+    report : BenchmarkReport, optional
+        The same as it is shown.
     scores : mapping
         From split to the `ScoreSet` of the whole system.
     problems : list of Problem
@@ -39,6 +56,7 @@ class Benchmark:
 
     path: Path
     result: BenchmarkResult | None
+    report: BenchmarkReport | None = None
     scores: Mapping[str, ScoreSet] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -50,7 +68,7 @@ def benchmark(
     protocol: str | Path | VideoProtocol,
     splits: Sequence[str] | None = None,
     out: Path | str | None = None,
-    lists: Path | str | None = None,
+    lists: Lists = None,
     weights: Mapping[str, str] | None = None,
     init: Mapping[str, Any] | None = None,
     extracted: Path | str | None = None,
@@ -129,7 +147,7 @@ def benchmark(
     values: dict[str, Any] = {
         "dataset": dataset,
         "root": str(Path(root).resolve()),
-        "lists": None if lists is None else str(Path(lists).resolve()),
+        "lists": _resolved(lists),
         "splits": list(splits or here.splits.split(",")),
         "paper": str(protocol) if not isinstance(protocol, VideoProtocol) else paper.name,
         "protocol": here.to_dict(),
@@ -184,17 +202,87 @@ def extract_videos(
     root: Path | str,
     out: Path | str,
     *,
-    lists: Path | str | None = None,
-    split: str = "1",
-    say: Callable[[str], None] | None = None,
+    what: Sequence[str] = ("rgb", "flow"),
+    lists: Lists = None,
+    split: str | None = None,
+    decoder: str = "pyav",
+    jobs: int | None = None,
     **settings: Any,
-) -> list[Problem]:
-    """Write frames and flow of a data set as pictures; see `volrec.benchmarks.extraction.extract`."""
-    from volrec.benchmarks.extraction import extract
-    from volrec.benchmarks.sets import open_set
+) -> tuple[list[Problem], int]:
+    """Write frames and flow of a data set as pictures, and improved dense trajectories as files.
 
-    videos = open_set(dataset, root, split=split, lists=lists)
-    return [*videos.problems, *extract([*videos.split.train, *videos.split.test], out, **settings)]
+    Parameters
+    ----------
+    dataset, root, lists, split
+        As `benchmark`.
+    out : path
+        Folder; what is there is not made again.
+    what : sequence of {"rgb", "flow", "warped", "trajectories"}
+        What is written.
+    decoder : str
+        What decodes videos.
+    jobs : int, optional
+        Processes; None: all cores.
+    **settings
+        As `volrec.benchmarks.extraction.extract`: ``size``, ``quality``, ``estimator``, ``bound``, ``overwrite``.
+
+    Returns
+    -------
+    list of Problem
+        Of the set and of videos that could not be read.
+    int
+        Videos.
+    """
+    from volrec.benchmarks.extraction import extract
+    from volrec.benchmarks.handcrafted import compute_trajectories
+    from volrec.benchmarks.sets import open_set
+    from volrec.parallel import available_cpus
+
+    found = open_set(dataset, root, split=split, lists=lists)
+    videos = [*found.split.train, *found.split.test]
+    problems = list(found.problems)
+    pictures = [part for part in what if part != "trajectories"]
+    if pictures:
+        problems += extract(videos, out, what=pictures, decoder=decoder, jobs=jobs, **settings)
+    if "trajectories" in what:
+        own = compute_trajectories(videos, Path(out), decoder=decoder, jobs=jobs or available_cpus())
+        problems += [problem for problem in own if problem not in problems]
+    return problems, len(videos)
+
+
+def make_motion(out: Path | str, **settings: Any) -> MotionSet:
+    """Render the motion set; see `volrec.benchmarks.motion_set.make_motion`."""
+    from volrec.benchmarks.motion_set import make_motion as render
+
+    return render(out, **settings)
+
+
+def load_protocol(name: str | Path) -> VideoProtocol:
+    """Return a protocol by its name or file; see `volrec.benchmarks.protocol.load_protocol`."""
+    from volrec.benchmarks.protocol import load_protocol as load
+
+    return load(name)
+
+
+def list_protocols() -> tuple[str, ...]:
+    """Return the names of the protocols that come with the package."""
+    from volrec.benchmarks.protocol import list_protocols as names
+
+    return names()
+
+
+def benchmark_results(places: Sequence[Path | str]) -> list[BenchmarkResult]:
+    """Return the results of benchmark runs in or below these folders."""
+    from volrec.benchmarks.results import find_results
+
+    return find_results(places)
+
+
+def published_tables(results: Sequence[BenchmarkResult] = (), **chosen: Any) -> tuple[PublishedTable, ...]:
+    """Return published numbers beside those of runs; see `volrec.benchmarks.tables.published_tables`."""
+    from volrec.benchmarks.tables import published_tables as tables
+
+    return tables(results, **chosen)
 
 
 def _run(
@@ -208,4 +296,10 @@ def _run(
     from volrec.benchmarks.pipeline import run_benchmark
 
     done = run_benchmark(run, paper, jobs=jobs, allow_leak=allow_leak, say=say or (lambda text: None))
-    return Benchmark(run.path, done.result, done.scores, done.problems)
+    return Benchmark(run.path, done.result, done.report, done.scores, done.problems)
+
+
+def _resolved(lists: Lists) -> list[str] | None:
+    if lists is None:
+        return None
+    return [str(Path(one).resolve()) for one in ([lists] if isinstance(lists, (str, Path)) else lists)]

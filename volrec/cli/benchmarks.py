@@ -25,19 +25,21 @@ Jobs = Annotated[int, Parameter(help="Videos in hand at a time; processes when f
 
 benchmark = App(
     name="benchmark",
+    group=USE,
     help=(
-        "Run a paper's protocol on UCF101, HMDB51, Kinetics, Sports-1M, or on a rendered set that needs no download.\n\n"
-        "Test weights: `volrec benchmark ucf101 --root UCF-101 --protocol tsn-eccv16 --split 1 --weights rgb=rgb.safetensors "
-        "--weights flow=flow.safetensors`\n\n"
+        "Run a paper's protocol on UCF101, HMDB51, Kinetics, Sports-1M, or on a rendered set that needs no "
+        "download.\n\n"
+        "Test weights: `volrec benchmark ucf101 --root UCF-101 --protocol tsn-eccv16 --split 1 --weights "
+        "rgb=rgb.safetensors --weights flow=flow.safetensors`\n\n"
         "Train and test: `volrec benchmark ucf101 --root UCF-101 --protocol tsn-eccv16 --split 1`\n\n"
-        "Without any data: `volrec benchmark make-motion motion`, then `volrec benchmark motion --root motion --protocol "
-        "tsn-eccv16 --split 1 --scale 0.25 --width 0.125 --epochs 10 --batch 16 --flow farneback`\n\n"
+        "Without any data: `volrec benchmark make-motion motion`, then `volrec benchmark motion --root motion "
+        "--protocol tsn-eccv16 --split 1 --scale 0.25 --width 0.125 --epochs 10 --batch 16 --flow farneback`\n\n"
         "Every number comes with the list of what differs from the paper. Needs `pip install 'volrec[video]'`."
     ),
     help_format="markdown",
     default_parameter=Parameter(negative_iterable=""),
 )
-app.command(benchmark, group=USE)
+app.command(benchmark)
 
 
 @benchmark.default

@@ -31,8 +31,8 @@ class BenchmarkConfig(Section):
     """Data set: ucf101, hmdb51, kinetics, sports1m, list, motion."""
     root: str = ""
     """Folder of the videos."""
-    lists: str | None = None
-    """Folder or file of the lists that say which videos learn and which are tested; null finds it."""
+    lists: list[str] | None = None
+    """Folder or files of the lists that say which videos learn and which are tested; null finds it."""
     splits: list[str] = Field(default_factory=lambda: ["1"])
     """Splits, one after another."""
     paper: str = ""
