@@ -108,7 +108,7 @@ def slow_frame(grey, flow):
 
 
 def slow_patch(histogram, point):
-    height, width, bins = histogram.shape
+    height, width = histogram.shape[:2]
     top = min(max(round(point[1]) - 16, 0), height - 32)
     left = min(max(round(point[0]) - 16, 0), width - 32)
     cells = []
@@ -273,7 +273,12 @@ def test_a_camera_that_pans_leaves_no_trajectory_after_compensation():
     assert len(found) == 0
     plain = extract_trajectories(frames, settings=PLAIN)
     assert len(plain) > 100
-    np.testing.assert_allclose(np.median(plain.part("length")), 15 * math.hypot(3, 2), rtol=0.01)
+    scales = np.unique(plain.part("scale"))
+    np.testing.assert_allclose(scales, 2 ** (np.arange(len(scales)) / 2), rtol=1e-6)
+    assert len(scales) >= 3
+    for scale in scales[:3]:  # In pixels of the full frame at every scale.
+        lengths = plain.part("length")[plain.part("scale") == scale]
+        np.testing.assert_allclose(np.median(lengths), 15 * math.hypot(3, 2), rtol=0.02)
 
 
 def test_a_square_on_a_still_background_is_tracked_by_the_planted_motion():
@@ -304,6 +309,9 @@ def test_under_a_panning_camera_the_path_is_the_seen_one_and_the_trajectory_the_
     np.testing.assert_allclose(np.median(found.part("length")[within]), 15 * math.hypot(2, 3), rtol=0.02)
     steps = np.median(found.part("trajectory")[within].reshape(-1, 15, 2).sum(axis=1), axis=0)
     np.testing.assert_allclose(steps, (0, 1), atol=0.05)  # Without the camera's two pixels along x.
+    # HOF too: down (90 degrees, bin 2), not down to the right (56 degrees, bins 1 and 2).
+    hof = (found.part("hof")[within].reshape(-1, 12, 9) ** 2).mean(axis=(0, 1))
+    assert hof[2] > 5 * hof[1]
 
 
 def test_people_in_boxes_do_not_pass_for_the_camera():
@@ -521,7 +529,7 @@ def test_the_homography_of_a_warped_image_is_found(matcher):
 
 
 def test_few_matches_are_no_camera():
-    first, second, _ = homography_pair()
+    first, _, _ = homography_pair()
     flow = np.ones((*first.shape, 2), np.float32)
     none = (np.empty((0, 2), np.float32),) * 2
     for corners, accepted in ((50, False), (51, True)):
@@ -590,6 +598,21 @@ def test_the_flow_of_every_scale_is_in_pixels_of_the_scale():
         for (factor, size), flow in list(zip(scales, flows, strict=True))[:3]:
             assert flow.shape == (*size, 2)
             np.testing.assert_allclose(np.median(flow, axis=(0, 1)), np.array([-3, -2]) / factor, atol=0.1)
+
+
+def test_a_long_motion_is_found_from_coarse_to_fine_as_by_opencvs_own_pyramid():
+    scene = texture(240, 280, smooth=4)
+    first, second = (np.ascontiguousarray(image) for image in (scene[:160, :200], scene[8:168, 12:212]))
+    scales = pyramid_scales(160, 200, STANDARD)
+    pyramids = smooth_pyramid(first, scales), smooth_pyramid(second, scales)
+    flow = flow_pyramid(*pyramids, STANDARD)[0][40:-40, 40:-40]
+    np.testing.assert_allclose(np.median(flow, axis=(0, 1)), (-12, -8), atol=0.1)
+    whole = cv2.calcOpticalFlowFarneback(
+        first, second, None, pyr_scale=1 / STANDARD.scale_factor, levels=len(scales) - 1, winsize=10, iterations=2,
+        poly_n=7, poly_sigma=1.5, flags=cv2.OPTFLOW_FARNEBACK_GAUSSIAN,
+    )  # fmt: skip
+    unfiltered = flow_pyramid(*pyramids, replace(STANDARD, flow_median=0))[0]
+    assert np.median(np.hypot(*np.moveaxis(unfiltered - whole, 2, 0))) < 0.05
 
 
 # --- What is refused -----------------------------------------------------------------------------------------------
