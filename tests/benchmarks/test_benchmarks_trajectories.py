@@ -615,6 +615,31 @@ def test_a_long_motion_is_found_from_coarse_to_fine_as_by_opencvs_own_pyramid():
     assert np.median(np.hypot(*np.moveaxis(unfiltered - whole, 2, 0))) < 0.05
 
 
+def test_a_motion_beyond_the_finest_scale_needs_the_coarser_ones_in_its_own_pixels():
+    scene = texture(280, 320, smooth=5)
+    first, second = scene[:240, :280], scene[14:254, 20:300]
+    scales = pyramid_scales(240, 280, STANDARD)
+    flow = flow_pyramid(smooth_pyramid(first, scales), smooth_pyramid(second, scales), STANDARD)[0]
+    np.testing.assert_allclose(np.median(flow[50:-50, 50:-50], axis=(0, 1)), (-20, -14), atol=3)
+
+
+def test_no_feature_is_found_where_the_mask_is_zero():
+    grey = texture(120, 160, smooth=1.5)
+    mask = mask_of_boxes([[0, 0, 79, 119]], 120, 160)
+    points = FeatureFinder().find(grey, mask).points
+    assert len(points) > 10 and (points[:, 0] > 78).all()
+
+
+def test_people_are_masked_in_features_as_they_are_in_corners(monkeypatch):
+    masks = []
+    find = FeatureFinder.find
+    monkeypatch.setattr(FeatureFinder, "find", lambda self, grey, mask: masks.append(mask) or find(self, grey, mask))
+    boxes = [[[4, 5, 20, 30 + t]] for t in range(3)]
+    extract_trajectories(panning(3, 64, 80), boxes=boxes)
+    for mask, box in zip(masks, boxes, strict=True):
+        np.testing.assert_array_equal(mask, mask_of_boxes(box, 64, 80))
+
+
 # --- What is refused -----------------------------------------------------------------------------------------------
 
 
