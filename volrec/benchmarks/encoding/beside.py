@@ -177,8 +177,9 @@ def _fit_platt(margins: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.
         own = labels[known] == place
         if own.any() and not own.all():
             model = LogisticRegression(C=1e3).fit(margins[known, place : place + 1], own)
-            # A slope below zero would turn the machine round: chance, where margins of studies left out tell nothing.
-            slopes[place], offsets[place] = max(float(model.coef_[0, 0]), 0.0), float(model.intercept_[0])
+            slopes[place], offsets[place] = float(model.coef_[0, 0]), float(model.intercept_[0])
+            if slopes[place] < 0:  # margins of studies left out tell nothing: how common the class is remains
+                slopes[place], offsets[place] = 0.0, float(np.log(own.mean() / (1 - own.mean())))
     return slopes, offsets
 
 

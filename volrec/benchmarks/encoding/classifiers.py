@@ -219,7 +219,7 @@ class ChiSquareClassifier:
         return cls(
             tuple(classes),
             np.asarray(vectors[used], dtype=np.float32),
-            duals[:, used],
+            np.ascontiguousarray(duals[:, used]),
             intercepts,
             dict(channels),
             scales,

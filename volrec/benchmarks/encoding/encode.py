@@ -215,13 +215,11 @@ class TrajectoryEncoder:
         """Read what `save` wrote; its vectors are the same to the last digit."""
         arrays, _, facts = load_arrays(path, kinds=("trajectory-encoder",))
         settings = TrajectoryClassifier(**facts.pop("settings"))
-        parts = {
-            str(name): _Part.of(
-                {key.split(".")[1]: array for key, array in arrays.items() if key.split(".")[0] == name}
-            )
-            for name in settings.descriptors
-        }
-        return cls(settings, parts, facts)
+        own: dict[str, dict[str, np.ndarray]] = {name: {} for name in settings.descriptors}
+        for key, array in arrays.items():
+            name, _, what = key.partition(".")
+            own[name][what] = array
+        return cls(settings, {name: _Part.of(found) for name, found in own.items()}, facts)
 
     @property
     def _norm(self) -> str:

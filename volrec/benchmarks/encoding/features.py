@@ -101,9 +101,8 @@ def layer_features(network: nn.Module, x: torch.Tensor, layer: str) -> torch.Ten
     found: list[torch.Tensor] = []
     after = [known.get(name) for name in (f"norm{layer}", layer.replace("conv", "norm", 1)) if name != layer]
     # Layers that normalise before the ReLU; local response normalisation (AlexNet and its kin) comes behind it.
-    watched = next(
-        (one for one in after if one is not None and not isinstance(one, nn.LocalResponseNorm)), known[layer]
-    )
+    norms = [one for one in after if one is not None and not isinstance(one, nn.LocalResponseNorm)]
+    watched = norms[0] if norms else known[layer]
 
     def keep(_module: nn.Module, _inputs: object, output: object) -> None:
         # A copy: what follows may work in place.

@@ -88,7 +88,7 @@ class Coordinates:
     def weights(self, own: np.ndarray) -> np.ndarray:
         """Return weights (K, F) float32 of the vectors for weights (K, R) of the rows."""
         if self._back is None:
-            return own.astype(np.float32)
+            return np.ascontiguousarray(own, dtype=np.float32)
         of_videos = own @ self._back.T
         found = np.empty((len(own), sum(part.shape[1] for part in self._parts)), dtype=np.float32)
         place = 0

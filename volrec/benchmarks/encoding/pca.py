@@ -65,4 +65,4 @@ def fit_projection(rows: np.ndarray, *, keep: int | None = None, whiten: bool = 
     components = found.components_
     if whiten:
         components = components / np.sqrt(np.maximum(found.explained_variance_, np.finfo(np.float64).tiny))[:, None]
-    return Projection(found.mean_, components)
+    return Projection(found.mean_, np.ascontiguousarray(components))

@@ -1,8 +1,8 @@
 """Rows drawn from many videos in one pass: bounded memory, and the same rows in whatever order the videos come.
 
-Every row gets a random number that depends on the seed, the name of its video and its place in it, and nothing else; the
-rows with the smallest numbers are the sample. That is a uniform draw without replacement ("bottom-k" sampling: what a
-reservoir gives, but whatever the order of arrival).
+Every row gets a random number that depends on the seed, the name of its video and its place in it alone; the rows with
+the smallest numbers are the sample. That is a uniform draw without replacement ("bottom-k" sampling: what a reservoir
+gives, but whatever the order of arrival).
 """
 
 from __future__ import annotations
