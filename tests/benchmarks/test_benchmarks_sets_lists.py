@@ -63,6 +63,7 @@ def test_paths_may_lie_elsewhere_and_names_stay_below_a_folder(root: Path, tmp_p
         (["clip 1 3", "clip two 12"], [("clip 1", "3"), ("clip two", "12")]),
         (["a,b/x.avi 3", "c,d/y.avi 4"], [("a,b/x.avi", "3"), ("c,d/y.avi", "4")]),
         (["one, two.avi 3"], [("one, two.avi", "3")]),
+        (["a/x\x85\u2028y.avi 3"], [("a/x\x85\u2028y.avi", "3")]),
         (['"a b/x.avi","air drumming"'], [("a b/x.avi", "air drumming")]),
     ],
 )

@@ -23,7 +23,7 @@ def narrow(**options):
     with torch.no_grad():
         network.classifier.weight.normal_()
         network.classifier.bias.normal_()
-        if options.get("stage") == "softmax":
+        if hasattr(network.stream_bias, "gap"):
             network.stream_bias.gap.normal_()
     return network
 
@@ -307,3 +307,40 @@ class TestHeads:
             head_loss(torch.zeros(2, 7), torch.zeros(2, 8), (4, 4))
         with pytest.raises(ConfigError, match="need 7 logits and targets, got 7 and 2"):
             head_loss(torch.zeros(2, 7), torch.zeros(2, 2), self.heads)
+
+
+class TestOneTowerAlone:
+    @pytest.mark.parametrize(("tower", "channels", "count"), [("spatial", 3, 90_627_813), ("temporal", 20, 90_707_781)])
+    def test_has_the_parameters_of_that_tower_of_the_paper(self, tower, channels, count):
+        with torch.device("meta"):
+            network = create("two-stream", num_classes=101, in_channels=channels, faithful=True, tower=tower)
+        assert sum(weight.numel() for weight in network.parameters()) == count
+        assert hasattr(network.get_submodule(tower).trunk, "norm2") == (tower == "spatial")
+
+    @pytest.mark.parametrize(("tower", "first"), [("spatial", 0), ("temporal", 1)])
+    @pytest.mark.parametrize("stage", ["logits", "softmax"])
+    def test_gives_what_it_gives_beside_the_other(self, tower, first, stage):
+        both, x = narrow(stage=stage), clips()
+        alone = narrow(stage=stage, tower=tower, in_channels=4 if first else 1)
+        alone.get_submodule(tower).load_state_dict(both.get_submodule(tower).state_dict())
+        half = both.num_features // 2
+        with torch.no_grad():
+            alone.classifier.weight.copy_(both.classifier.weight[:, first * half : (first + 1) * half])
+            alone.classifier.bias.copy_(both.classifier.bias)
+            if stage == "softmax":
+                alone.classifier.bias.add_(both.stream_bias.gap * (1 - 2 * first))
+            expected = both.forward_branches(both.forward_features(x))[tower]
+            read = x[:, 1:] if first else x[:, :1]
+            assert torch.allclose(alone(read).softmax(1), expected.softmax(1), atol=1e-5)
+            assert list(alone.forward_branches(alone.forward_features(read))) == [tower]
+
+    def test_takes_the_mean_away_from_motion_only(self):
+        x = clips(channels=4)
+        spatial, temporal = (narrow(tower=tower, in_channels=4) for tower in ("spatial", "temporal"))
+        with torch.no_grad():
+            assert torch.allclose(temporal(x), temporal(x + 5), atol=1e-4)
+            assert not torch.allclose(spatial(x), spatial(x + 5), atol=1e-4)
+
+    def test_has_no_svm(self):
+        with pytest.raises(ConfigError, match="both towers"):
+            narrow(tower="spatial", fusion="svm")

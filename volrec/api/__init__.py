@@ -1,7 +1,18 @@
-"""The public functions, each a few calls into the rooms: studies and runs, training, weights, fusion."""
+"""The public functions, each a few calls into the rooms: studies, runs, training, weights, fusion, benchmarks."""
 
 from __future__ import annotations
 
+from volrec.api.benchmarks import (
+    Benchmark,
+    benchmark,
+    benchmark_results,
+    extract_videos,
+    list_protocols,
+    load_protocol,
+    make_motion,
+    published_tables,
+    resume_benchmark,
+)
 from volrec.api.fusion import FusedRun, fuse
 from volrec.api.settings import ConfigLike, recipe_folders
 from volrec.api.studies import Run, evaluate_run, index, load, make_phantoms, read_volume
@@ -17,26 +28,35 @@ from volrec.api.weights import (
 )
 
 __all__ = [
+    "Benchmark",
     "ConfigLike",
     "FusedRun",
     "ImagePlan",
     "Plan",
     "Run",
     "WeightsRun",
+    "benchmark",
+    "benchmark_results",
     "check_network",
     "evaluate_run",
+    "extract_videos",
     "fuse",
     "import_weights",
     "index",
+    "list_protocols",
     "load",
+    "load_protocol",
+    "make_motion",
     "make_phantoms",
     "plan",
     "plan_pretrain",
     "plan_transfer",
     "pretrain",
+    "published_tables",
     "read_volume",
     "recipe_folders",
     "resume",
+    "resume_benchmark",
     "teach",
     "train",
 ]

@@ -2,3 +2,7 @@
 
 A video is a sequence like a volume; from there on the same networks read it.
 """
+
+from volrec.benchmarks.scores import ScoreSet
+
+__all__ = ["ScoreSet"]

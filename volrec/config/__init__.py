@@ -21,6 +21,7 @@ from volrec.config.benchmark import (
     VideoNetwork,
     VideoProtocol,
 )
+from volrec.config.benchmark_run import BenchmarkConfig
 from volrec.config.sections import (
     AugmentConfig,
     DataConfig,
@@ -54,13 +55,14 @@ from volrec.config.transfer import (
     kind_of,
 )
 
-AnyConfig: TypeAlias = TrainConfig | PretrainConfig | TransferConfig
+AnyConfig: TypeAlias = TrainConfig | PretrainConfig | TransferConfig | BenchmarkConfig
 
 __all__ = [
     "NESTED",
     "AnyConfig",
     "AugmentConfig",
     "BackboneConfig",
+    "BenchmarkConfig",
     "DataConfig",
     "FeatureClassifier",
     "FlowConfig",

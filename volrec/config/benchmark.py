@@ -162,6 +162,8 @@ class StreamTraining(Section):
     """As `optim.partial_bn`."""
     init: str = "scratch"
     """What the paper begins with: scratch, or the name of the weights."""
+    freeze: list[str] = Field(default_factory=list)
+    """Patterns of the names of parameters that keep these weights (``spatial.*``)."""
 
 
 class VideoNetwork(NetworkConfig):
@@ -204,8 +206,12 @@ class FusionConfig(Section):
     """What is weighted; ``l2``: scores of a video divided by their length."""
     method: Literal["weights", "svm"] = "weights"
     """Weighted sum, or a linear SVM on the stacked L2-normalised softmax scores of the training videos."""
-    trajectories: NonNegative = 0.0
-    """Weight of the scores of improved dense trajectories (a protocol of its own); 0 leaves them out."""
+    trajectories: Probability = 0.0
+    """Share of the scores of improved dense trajectories: (1 - share) streams + share trajectories; 0 leaves them
+    out."""
+    trajectory_stage: Literal["scores", "l2"] = "l2"
+    """What these two sums are of: the fused scores and those of trajectories as they are, or each divided by its
+    length (ActionVLAD)."""
 
 
 class FeatureClassifier(Section):

@@ -49,6 +49,8 @@ heads : two data sets at once share the towers and have a softmax each (101 and 
     (``volrec.networks.layers.heads.head_loss``). In the paper only the temporal tower is trained so.
 pools : the figure of the paper calls them 2x2, its text says 3x3 with stride 2; so it is here.
 svm : whether scores are normalised before or after the mean over frames is not said; here after.
+tower : the paper trains and tests each tower by itself and averages scores of videos; ``"spatial"`` and ``"temporal"``
+    are one of them alone, which reads every channel of the input. ``"both"`` is the system in one piece.
 
 Adapted to volumes (``faithful=False``)
 ---------------------------------------
@@ -67,6 +69,7 @@ from torch.nn import functional as F
 
 from volrec.errors import ConfigError
 from volrec.networks.backbones import STEM_STRIDE, backbone_option
+from volrec.networks.backbones.contract import Backbone
 from volrec.networks.facts import NetworkSpec, Option
 from volrec.networks.layers import NORMS
 from volrec.networks.layers.heads import log_probabilities, split_heads
@@ -107,6 +110,13 @@ SPEC = NetworkSpec(
             choices=("pool", "last"),
             paper="last",
         ),
+        "tower": Option(
+            str,
+            "both",
+            "the two towers, or one of them alone, which then reads every channel",
+            choices=("both", *STREAMS),
+            free=True,
+        ),
         "subtract_mean": Option(bool, True, "take its mean over the plane from each channel of motion", free=True),
         "motion_weight": Option(
             float, 1.0, "weight of the temporal tower in the mean; the spatial one has 1", low=0.01, high=100, free=True
@@ -135,6 +145,7 @@ SPEC = NetworkSpec(
         "dropout: .5 and .9 are both tried; .9 is the choice for motion and for training from scratch.",
         "pools: 2x2 in the figure of the paper, 3x3 with stride 2 in its text and here.",
         "svm: scores are averaged over frames, then divided by their L2 norm; the paper does not say in which order.",
+        "tower: the paper trains each tower by itself; 'spatial' or 'temporal' is one of them alone.",
     ),
 )
 
@@ -177,12 +188,12 @@ class TwoStream(StreamScores):
         The paper's form: fixed slice size, the paper's towers.
     width : float
         Scale of all channel counts.
-    appearance_channels, stage, backbone, stem_stride, features, subtract_mean, motion_weight, fusion, heads, norm, \
-dropout
+    appearance_channels, stage, backbone, stem_stride, features, tower, subtract_mean, motion_weight, fusion, heads, \
+norm, dropout
         The options of ``spec("two-stream")``.
     """
 
-    tower_names = ("spatial", "temporal")
+    tower_names: tuple[str, ...] = ("spatial", "temporal")
 
     def __init__(
         self,
@@ -196,6 +207,7 @@ dropout
         backbone: str,
         stem_stride: int | None,
         features: str,
+        tower: str,
         subtract_mean: bool,
         motion_weight: float,
         fusion: str,
@@ -204,8 +216,17 @@ dropout
         dropout: float,
     ) -> None:
         check_heads(heads, num_classes)
-        appearance = appearance_channels or APPEARANCE
-        spatial, temporal = create_towers(
+        if tower != "both" and fusion == "svm":
+            raise ConfigError(
+                f"an SVM reads the scores of both towers, and tower is {tower!r}.",
+                remedy="Leave fusion at 'average', or tower at 'both'.",
+                where="network.options.tower",
+                code="network-option",
+            )
+        alone = tower != "both"
+        # A tower that is alone reads every channel; with as many of appearance as there are, both would.
+        appearance = in_channels if alone else appearance_channels or APPEARANCE
+        pair = create_towers(
             (backbone, backbone),
             in_channels=in_channels,
             appearance=appearance,
@@ -219,16 +240,19 @@ dropout
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
-            smallest=(1, *spatial.smallest),
-            exact=(None, *spatial.exact) if spatial.exact else None,
+            smallest=(1, *pair[0].smallest),
+            exact=(None, *pair[0].exact) if pair[0].exact else None,
         )
         self.appearance, self.subtract_mean, self.heads = appearance, subtract_mean, heads
-        self.spatial, self.temporal = spatial, temporal
+        self.tower_names = (tower,) if alone else STREAMS
+        for name, part in zip(STREAMS, pair, strict=True):
+            if name in self.tower_names:
+                self.add_module(name, part)
         # Fully connected layers have dropout of their own.
-        own = any(isinstance(layer, nn.Dropout) for layer in spatial.tail.modules())
+        own = any(isinstance(layer, nn.Dropout) for layer in pair[0].tail.modules())
         self.add_scores(
-            (spatial.num_features, temporal.num_features),
-            weights=(1.0, motion_weight),
+            [part.num_features for part in self._towers()],
+            weights=(1.0,) if alone else (1.0, motion_weight),
             stage=stage,
             dropout=0.0 if own else dropout,
             num_classes=num_classes,
@@ -243,13 +267,18 @@ dropout
 
     def encode_maps(self, x: Tensor) -> Tensor:
         """Return maps (N, F, h, w) of slices (N, C, H, W): those of the spatial tower, then of the temporal one."""
-        still, motion = split_streams(x, self.appearance, subtract_mean=self.subtract_mean)
-        return torch.cat([self.spatial.forward_maps(still), self.temporal.forward_maps(motion)], dim=1)
+        if len(self.tower_names) == 1:
+            if self.subtract_mean and self.tower_names == ("temporal",):
+                x = x - x.mean((2, 3), keepdim=True)
+            return self._towers()[0].forward_maps(x)
+        parts = split_streams(x, self.appearance, subtract_mean=self.subtract_mean)
+        return torch.cat([tower.forward_maps(part) for tower, part in zip(self._towers(), parts, strict=True)], dim=1)
 
     def embed_maps(self, maps: Tensor) -> Tensor:
         """Return features (N, F) of maps: those of the spatial tower, then of the temporal one."""
-        still, motion = maps.split([self.spatial.num_maps, self.temporal.num_maps], dim=1)
-        return torch.cat([self.spatial.forward_tail(still), self.temporal.forward_tail(motion)], dim=1)
+        towers = self._towers()
+        parts = maps.split([tower.num_maps for tower in towers], dim=1)
+        return torch.cat([tower.forward_tail(part) for tower, part in zip(towers, parts, strict=True)], dim=1)
 
     def aggregate(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return logits (B, num_classes) of slice features (B, T, F); decisions of the SVM once there is one.
@@ -263,7 +292,10 @@ dropout
 
     def forward_branches(self, features: Tensor) -> dict[str, Tensor]:
         """Return logits (B, num_classes) of each tower by its name, for slice features (B, T, F)."""
-        return dict(zip(STREAMS, self.branch_logits(features.split(self.sizes, dim=2)), strict=True))
+        return dict(zip(self.tower_names, self.branch_logits(features.split(self.sizes, dim=2)), strict=True))
+
+    def _towers(self) -> list[Backbone]:
+        return [self.get_submodule(name) for name in self.tower_names]  # type: ignore[misc]
 
     def stream_scores(self, features: Tensor) -> Tensor:
         """Return what the SVM reads of slice features (B, T, F).

@@ -70,6 +70,8 @@ def open_set(name: str, root: Path | str, *, split: str | None = None, lists: Li
             "there is no such folder.", remedy="Give the folder of the videos.", where=root, code="no-folder"
         )
     split = SETS[name] if split is None else split
+    if lists is not None and not isinstance(lists, (str, Path)) and len(lists) < 2:
+        lists = lists[0] if lists else None
     if name in ("ucf101", "motion"):
         return read_ucf101(root, split=split, lists=lists, name=name)
     reader = {"hmdb51": read_hmdb51, "kinetics": read_kinetics, "sports1m": read_sports1m, "list": read_lists}[name]

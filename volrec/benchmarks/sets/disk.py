@@ -186,7 +186,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
             code="no-lists",
         ) from error
     # Not str.splitlines: it also ends lines at characters that names may hold (U+0085, U+2028).
-    lines = ((number, line.strip()) for number, line in enumerate(re.split("\r\n|\r|\n", text), 1))
+    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
     return [(number, line) for number, line in lines if line]
 
 

@@ -97,7 +97,11 @@ def read_ucf101(root: Path, *, split: str, lists: Lists = None, name: str = "ucf
     problems: list[Problem] = []
     try:
         folder = find_list_folder(
-            root, lists, usual=_USUAL, pattern=r"classInd\.txt|(train|test)list\d+\.txt", what="the lists of UCF101"
+            root,
+            lists,
+            usual=_USUAL,
+            pattern=r"classInd\.txt|(train|test)list\d+\.txt",
+            what="lists in the layout of UCF101",
         )
     except LabelsError as error:
         if choice.kind != "random" or lists is not None or error.code != "no-lists":
@@ -140,7 +144,8 @@ def _check(
             return []
         return [Problem(str(where), "group-leak", f"{leak}: numbers are too good.", "Split by groups.", fatal=False)]
     if shared:
-        raise not_official(choice, leak, source=SOURCE, where=where, code="group-leak")
+        source = SOURCE if name == "ucf101" else "what wrote the videos"
+        raise not_official(choice, leak, source=source, where=where, code="group-leak")
     if name != "ucf101":
         return []
     if len(classes) != CLASSES:

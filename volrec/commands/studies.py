@@ -1,4 +1,4 @@
-"""What each command does with the API and what it tells on the terminal; `cli` only parses arguments."""
+"""Commands on studies, runs and weights: what they do with the API, and what they tell."""
 
 from __future__ import annotations
 

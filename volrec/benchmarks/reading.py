@@ -1,0 +1,233 @@
+"""From frames and fields of a video to what a network reads, step by step as the protocol of a stream says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from volrec.benchmarks.footage import Footage
+from volrec.benchmarks.protocol import stream_channels
+from volrec.benchmarks.sets import Video
+from volrec.config import MotionInput, StreamProtocol
+from volrec.errors import ConfigError
+from volrec.transforms.flow_fields import stack_fields
+
+__all__ = ["RawClip", "StreamReader"]
+
+_INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
+RawClip = dict[str, np.ndarray]
+"""What was read of a clip: ``rgb`` (T, H, W, 3) uint8, ``motion`` (T, C, H, W) float32 in pixels or grey values."""
+
+
+class StreamReader:
+    """Read clips of videos, and turn them into the input of the network of one stream.
+
+    Parameters
+    ----------
+    stream : StreamProtocol
+        What is read, and how values become input.
+    """
+
+    def __init__(self, stream: StreamProtocol) -> None:
+        self.stream = stream
+        self.frames, self.motion = stream.frames, stream.motion
+        self.motion_kind = next((kind for kind in stream.reads if kind != "rgb"), None)
+        if sum(kind != "rgb" for kind in stream.reads) > 1:
+            raise ConfigError(
+                f"stream '{stream.name}' reads {', '.join(stream.reads)}: a stream reads one kind of motion.",
+                remedy="Make a stream of each.",
+                where="streams.reads",
+                code="protocol",
+            )
+
+    @property
+    def field(self) -> str | None:
+        """Which extracted fields are read: ``"flow"``, ``"warped"`` or none."""
+        return self.motion_kind if self.motion_kind in ("flow", "warped") else None
+
+    @property
+    def appearance(self) -> int:
+        """Channels of appearance, the first ones."""
+        return 3 if "rgb" in self.stream.reads else 0
+
+    @property
+    def channels(self) -> int:
+        """Channels of a frame as the network reads it."""
+        return stream_channels(self.stream)
+
+    def open(self, video: Video, *, decoder: str, extracted: str | None) -> Footage:
+        """Open a video for this stream."""
+        return Footage(
+            video,
+            decoder=decoder,
+            extracted=extracted,
+            frame_rate=self.frames.frame_rate,
+            fields=self.field,
+            frames="rgb" in self.stream.reads or self.motion_kind == "difference",
+        )
+
+    def read(self, footage: Footage, indices: np.ndarray) -> RawClip:
+        """Read frames `indices` (T,) and their motion, at the protocol's size, uncropped."""
+        found: RawClip = {}
+        last = footage.count - 1
+        if "rgb" in self.stream.reads:
+            found["rgb"] = self._resized(footage.frames(indices))
+        if self.motion_kind == "difference":
+            steps = np.arange(self._settings.stack + 1)
+            places = np.minimum(np.asarray(indices)[:, None] + steps, last)
+            unique, back = np.unique(places, return_inverse=True)
+            shown = self._resized(footage.frames(unique)).astype(np.float32).transpose(0, 3, 1, 2)
+            shown = shown[back.reshape(places.shape)]  # (T, L + 1, 3, H, W)
+            if self.frames.order == "bgr":
+                shown = shown[:, :, ::-1]
+            found["motion"] = (shown[:, 1:] - shown[:, :-1]).reshape(len(places), -1, *shown.shape[-2:])
+        elif self.motion_kind is not None:
+            found["motion"] = self._stacked(footage, np.asarray(indices))
+        return found
+
+    def size(self, raw: Mapping[str, np.ndarray]) -> tuple[int, int]:
+        """Return height and width of what was read."""
+        height, width = raw["rgb"].shape[1:3] if "rgb" in raw else raw["motion"].shape[-2:]
+        return int(height), int(width)
+
+    def crop_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return height and width of what the network sees of frames of `size`."""
+        crop = self.frames.crop
+        if crop is None:
+            return int(size[0]), int(size[1])
+        return (crop, crop) if isinstance(crop, int) else (int(crop[0]), int(crop[1]))
+
+    def cut(self, raw: Mapping[str, np.ndarray], box: Sequence[int], *, mirrored: bool) -> RawClip:
+        """Cut ``(top, left, height, width)`` out, at the size that the network sees, and mirror it along W.
+
+        Displacements keep their values when a crop is resized, as in TSN; those along x change their sign in a mirror.
+        """
+        top, left, height, width = box
+        target = self.crop_size((height, width))
+        cut: RawClip = {}
+        for name, axes in (("rgb", (1, 2)), ("motion", (2, 3))):
+            if name not in raw:
+                continue
+            part = raw[name].take(range(top, top + height), axis=axes[0]).take(range(left, left + width), axis=axes[1])
+            if (height, width) != target:
+                part = self._scaled(part, target, last=name == "rgb")
+            if mirrored:
+                part = np.flip(part, axis=axes[1])
+                if name == "motion" and self.motion_kind != "difference":
+                    part = part.copy()
+                    part[:, ::2] *= -1
+            cut[name] = np.ascontiguousarray(part)
+        return cut
+
+    def finish(self, cut: Mapping[str, Tensor]) -> Tensor:
+        """Return network input (B, C, T, h, w) float32 of cut clips.
+
+        Parameters
+        ----------
+        cut : mapping
+            ``rgb`` (B, T, h, w, 3) uint8, ``motion`` (B, T, C, h, w) float32.
+        """
+        parts = []
+        if "rgb" in cut:
+            shown = cut["rgb"].permute(0, 4, 1, 2, 3).float()
+            if self.frames.order == "bgr":
+                shown = shown.flip(1)
+            mean, scale = (self._a_channel(values, shown) for values in (self.frames.mean, self.frames.scale))
+            parts.append((shown - mean) * scale)
+        if "motion" in cut:
+            parts.append(self._motion(cut["motion"]))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def _motion(self, motion: Tensor) -> Tensor:
+        settings = self._settings
+        if self.motion_kind == "difference":
+            return motion.transpose(1, 2) * settings.gain
+        bound = settings.bound
+        fields = motion.clamp(-bound, bound)
+        if settings.eight_bit:
+            # 256 levels, the middle one (128) for no displacement, as flow pictures have them.
+            fields = ((fields * (127.5 / bound) + 128).round().clamp(0, 255) - 128) * (bound / 127.5)
+        if settings.subtract_mean:
+            fields = fields - fields.mean((-2, -1), keepdim=True)
+        if settings.third != "none":
+            pairs = fields.unflatten(2, (-1, 2))
+            third = pairs.norm(dim=3, keepdim=True)
+            third = third if settings.third == "magnitude" else torch.zeros_like(third)
+            fields = torch.cat([pairs, third], dim=3).flatten(2, 3)
+        return fields.transpose(1, 2) * settings.gain
+
+    @property
+    def _settings(self) -> MotionInput:
+        if self.motion is None:
+            raise ConfigError(f"stream '{self.stream.name}' reads no motion.", where="streams.motion", code="protocol")
+        return self.motion
+
+    def _stacked(self, footage: Footage, indices: np.ndarray) -> np.ndarray:
+        """Return stacks (T, 2 L, H, W) of the fields of frames, resized, displacements in pixels of that size."""
+        settings = self._settings
+        stack, last = settings.stack, footage.count - 2
+        out = []
+        for index in np.unique(indices).tolist():
+            low, high = max(0, index - stack - 1), min(last, index + stack + 1)
+            if last < 0:
+                out.append(np.zeros((2 * stack, *footage.field_size), np.float32))
+                continue
+            low = min(low, last)
+            fields = footage.fields(low, high + 1)
+            place = [min(index, last) - low]
+            found = stack_fields(fields, place, length=stack, order=settings.order, bound=settings.bound)
+            out.append(found[:, 0])
+        stacks = np.stack(out)[np.searchsorted(np.unique(indices), indices)]
+        target = self._target(stacks.shape[-2:])
+        if target != stacks.shape[-2:]:
+            ratio = np.tile([target[1] / stacks.shape[-1], target[0] / stacks.shape[-2]], stack).astype(np.float32)
+            stacks = self._scaled(stacks, target, last=False) * ratio[None, :, None, None]
+        return stacks
+
+    def _resized(self, frames: np.ndarray) -> np.ndarray:
+        target = self._target(frames.shape[1:3])
+        return frames if target == frames.shape[1:3] else self._scaled(frames, target, last=True)
+
+    def _target(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return height and width after the resize."""
+        height, width = int(size[0]), int(size[1])
+        wanted = self.frames.resize
+        if wanted is None:
+            return height, width
+        if isinstance(wanted, int):
+            factor = wanted / min(height, width)
+            return max(wanted, round(height * factor)), max(wanted, round(width * factor))
+        return int(wanted[0]), int(wanted[1])
+
+    def _scaled(self, images: np.ndarray, target: tuple[int, int], *, last: bool) -> np.ndarray:
+        """Return images (N, H, W, C) or (with `last` False) (N, C, H, W) at another height and width."""
+        method = _INTERPOLATION[self.frames.interpolation]
+        shown = images if last else images.transpose(0, 2, 3, 1)
+        out = np.stack([_resize(image, target, method) for image in shown])
+        return out if last else np.ascontiguousarray(out.transpose(0, 3, 1, 2))
+
+    def _a_channel(self, values: Sequence[float], like: Tensor) -> Tensor:
+        if len(values) not in (1, 3):
+            raise ConfigError(
+                f"mean and scale have one number, or one a channel; got {list(values)}.",
+                remedy="Give 1 or 3 numbers.",
+                where="streams.frames",
+                code="protocol",
+            )
+        return torch.tensor(list(values), device=like.device)[None, :, None, None, None]
+
+
+def _resize(image: np.ndarray, target: tuple[int, int], method: int) -> np.ndarray:
+    """Return an image (H, W, C) at (height, width); OpenCV takes four channels at a time of what it is quick with."""
+    channels = image.shape[2]
+    parts = [
+        cv2.resize(np.ascontiguousarray(image[..., start : start + 4]), target[::-1], interpolation=method).reshape(
+            *target, -1
+        )
+        for start in range(0, channels, 4)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)

@@ -1,0 +1,144 @@
+"""From a protocol and what is asked for to the protocol as it is run, and to what differs between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from volrec.benchmarks.results import Deviation
+from volrec.benchmarks.training import paper_epochs
+from volrec.benchmarks.views import differences, scaled
+from volrec.config import BenchmarkConfig, Section, StreamProtocol, VideoProtocol, apply_overrides
+from volrec.errors import ConfigError
+
+__all__ = ["available_estimator", "check_streams", "deviations", "nets_of", "settle_protocol"]
+
+
+def settle_protocol(
+    paper: VideoProtocol,
+    *,
+    scale: float = 1.0,
+    width: float = 1.0,
+    estimator: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> VideoProtocol:
+    """Return the protocol that is run.
+
+    Parameters
+    ----------
+    paper : VideoProtocol
+        The paper's.
+    scale, width : float
+        Factors of frame sizes and of the networks' channels.
+    estimator : str, optional
+        Flow of all streams that read some; None: the paper's, or TV-L1 where that is in no package (Brox).
+    overrides : mapping, optional
+        Dotted keys of the protocol, such as ``streams.rgb.training.lr``.
+
+    Raises
+    ------
+    ConfigError
+        A key that does not exist, a value that cannot be.
+    """
+    here = paper if scale == 1 and width == 1 else scaled(paper, scale=scale, width=width)
+    streams = []
+    for stream in here.streams:
+        if stream.motion is not None:
+            own = estimator or available_estimator(stream.motion.estimator)
+            motion = stream.motion.model_copy(update={"estimator": own})
+            stream = stream.model_copy(update={"motion": motion})
+        streams.append(stream)
+    here = here.model_copy(update={"streams": streams})
+    return apply_overrides(here, overrides) if overrides else here
+
+
+def available_estimator(wanted: str) -> str:
+    """Return the estimator that is used where a paper has `wanted`: Brox's is in no package that can be installed."""
+    return "tvl1" if wanted == "brox" else wanted
+
+
+def deviations(
+    paper: VideoProtocol, config: BenchmarkConfig, *, videos: int, facts: Sequence[Deviation] = ()
+) -> list[Deviation]:
+    """Return how a run differs from the paper.
+
+    Parameters
+    ----------
+    paper : VideoProtocol
+        The paper's protocol.
+    config : BenchmarkConfig
+        The run.
+    videos : int
+        Training videos of a split.
+    facts : sequence of Deviation
+        What else is known: of extracted pictures, of weights.
+
+    Returns
+    -------
+    list of Deviation
+        Of a run that only tests weights which were trained elsewhere, training is left out: it is not known.
+    """
+    here = config.protocol
+    streams = []
+    for stream in here.streams:
+        training = stream.training
+        if stream.name not in config.weights:
+            epochs = paper_epochs(stream, videos=videos, epochs=config.epochs)
+            batch = config.batch or training.batch
+            begun = config.init.get(stream.name)
+            updates = training.iterations if not config.epochs else max(1, epochs * videos // batch)
+            own: dict[str, Any] = {
+                "iterations": updates,
+                "batch": batch,
+                "init": begun.source if begun is not None and begun.source else "scratch",
+            }
+            if config.epochs:
+                share = updates / training.iterations
+                own["steps"] = [max(1, round(step * share)) for step in training.steps]
+            stream = stream.model_copy(update={"training": training.model_copy(update=own)})
+        streams.append(stream)
+    given = {f"streams.{name}." for name in config.weights}
+    found = [
+        Deviation(field=one.field, paper=_plain(one.paper), here=_plain(one.here))
+        for one in differences(paper, here.model_copy(update={"streams": streams}))
+        if not any(one.field.startswith((f"{name}train.", f"{name}training.")) for name in given)
+    ]
+    return [*found, *facts]
+
+
+def nets_of(protocol: VideoProtocol) -> list[StreamProtocol]:
+    """Return the networks of a protocol: its streams, or for an ensemble of features so many of its one stream."""
+    nets = protocol.features.nets if protocol.features is not None else 1
+    if nets == 1:
+        return list(protocol.streams)
+    return [
+        stream.model_copy(update={"name": f"{stream.name}-{number}"})
+        for stream in protocol.streams
+        for number in range(1, nets + 1)
+    ]
+
+
+def check_streams(names: Sequence[str], protocol: VideoProtocol, *, what: str) -> None:
+    """Make sure that weights or first weights are given for streams that exist.
+
+    Raises
+    ------
+    ConfigError
+        With the streams there are.
+    """
+    known = [stream.name for stream in nets_of(protocol)]
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"{what} names the stream '{name}', which {protocol.name} does not have.",
+                remedy=f"Its streams: {', '.join(known) or 'none (trajectories alone)'}.",
+                where=what,
+                code="stream",
+            )
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in types of JSON."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value.to_dict() if isinstance(value, Section) else value

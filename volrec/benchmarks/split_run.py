@@ -1,0 +1,408 @@
+"""One split of a benchmark run: its networks trained and tested, its trajectories, features and fusions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from volrec.benchmarks.fusion import apply_svm, fit_svm, fuse
+from volrec.benchmarks.leaks import SplitCheck, check_split
+from volrec.benchmarks.reading import StreamReader
+from volrec.benchmarks.results import WeightsUsed
+from volrec.benchmarks.scores import ScoreSet, class_order
+from volrec.benchmarks.sets import Video, VideoSet
+from volrec.benchmarks.settings import nets_of
+from volrec.benchmarks.streams import score_videos
+from volrec.benchmarks.testing import StreamScorer
+from volrec.benchmarks.training import fit_stream
+from volrec.benchmarks.views import crop_boxes
+from volrec.config import BenchmarkConfig, StreamProtocol
+from volrec.errors import Problem, RunError
+from volrec.networks.base import SequenceNetwork
+from volrec.runs import Member, RunFolder
+from volrec.training.devices import own_device, place
+from volrec.weights import load_network
+
+__all__ = ["Net", "Say", "SplitRun"]
+
+log = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+TRAJECTORIES = "trajectories"
+FEATURES = "features"
+
+
+@dataclass(frozen=True)
+class Net:
+    """The network of one stream, ready to look at videos of a split.
+
+    Attributes
+    ----------
+    stream : StreamProtocol
+        What it reads and how it is tested.
+    member : Member
+        Its folder.
+    network : SequenceNetwork
+        With its weights.
+    card : mapping
+        Of the weights.
+    used : WeightsUsed
+        Which weights.
+    check : SplitCheck
+        What they have seen.
+    """
+
+    stream: StreamProtocol
+    member: Member
+    network: SequenceNetwork
+    card: Mapping[str, Any]
+    used: WeightsUsed
+    check: SplitCheck
+
+    @property
+    def given(self) -> bool:
+        """Whether the weights come from elsewhere."""
+        return self.used.origin == "given"
+
+
+@dataclass
+class SplitRun:
+    """What is done on one split.
+
+    Attributes
+    ----------
+    run : RunFolder
+        Folder of the whole run.
+    config : BenchmarkConfig
+        Of the run.
+    split : str
+        As asked for.
+    videos : VideoSet
+        The set with this split.
+    jobs : int
+        Videos in hand at a time.
+    allow_leak : bool
+        Whether weights of another split are tested.
+    say : callable
+        Takes lines for the user.
+    problems : list of Problem
+        Of videos; grows.
+    nets : list of Net
+        Those that were used; grows.
+    """
+
+    run: RunFolder
+    config: BenchmarkConfig
+    split: str
+    videos: VideoSet
+    jobs: int
+    allow_leak: bool
+    say: Say
+    problems: list[Problem] = field(default_factory=list)
+    nets: list[Net] = field(default_factory=list)
+
+    def train(self) -> None:
+        """Train every network that is neither given nor trained already."""
+        for number, stream in enumerate(nets_of(self.config.protocol)):
+            member = self.member(stream.name)
+            if stream.name in self.config.weights or member.finished:
+                continue
+            self.say(f"Training {stream.name} on {self.videos.split.id}: {len(self.videos.split.train)} videos.")
+            config = self.config
+            if self.config.protocol.features is not None and number:
+                trainer = config.trainer.model_copy(update={"seed": config.trainer.seed + number})
+                config = config.model_copy(update={"trainer": trainer})
+            with self.run.logging():
+                found = fit_stream(config, stream, self.videos, member=member, card=self._card(stream))
+            self._note(found)
+
+    def test(self) -> tuple[ScoreSet, list[ScoreSet]]:
+        """Return the scores of the whole system on the test videos, and those of its parts."""
+        protocol = self.config.protocol
+        parts: list[ScoreSet] = []
+        if protocol.features is not None:
+            return self._features(), []
+        nets = [self._net(stream) for stream in protocol.streams]
+        self.nets += nets
+        parts = [self._scores(net) for net in nets]
+        if nets and protocol.fusion.method == "svm":
+            whole = apply_svm(fit_svm([self._scores(net, train=True) for net in nets]), parts)
+        elif len(parts) > 1:
+            whole = fuse(parts, [stream.weight for stream in protocol.streams], protocol.fusion.stage)
+        elif parts:
+            whole = parts[0]
+        if not nets:
+            whole = self._trajectory_scores()
+            return whole, []
+        share = protocol.fusion.trajectories
+        if share > 0:
+            parts.append(self._trajectory_scores())
+            stage = "l2" if protocol.fusion.trajectory_stage == "l2" else "logits"
+            whole = fuse([whole, parts[-1]], [1 - share, share], stage)
+        return whole, parts if len(parts) > 1 else []
+
+    def member(self, name: str) -> Member:
+        """Return the folder of a part on this split."""
+        return self.run.member(f"split-{self.split}-{name}")
+
+    def _scores(self, net: Net, *, train: bool = False) -> ScoreSet:
+        """Return the scores of a network on the test videos, or on the training videos."""
+        config, side = self.config, "train" if train else "test"
+        classes = tuple(net.card.get("classes") or self.videos.classes)
+        stream = net.stream
+        scorer = StreamScorer(net.network, stream, device=self._device(), seed=config.trainer.seed)
+        found, problems = score_videos(
+            scorer,
+            _relabelled(getattr(self.videos.split, side), self.videos.classes, classes),
+            net.member.path / ("train-scores.safetensors" if train else "scores.safetensors"),
+            classes=classes,
+            facts=self._facts(
+                stream.name,
+                side=side,
+                stage=stream.test.stage,
+                class_order=class_order(classes),
+                weights=net.used.sha256,
+                views=f"{stream.test.count or stream.test.clips} x {stream.test.crops}",
+                crops=len(crop_boxes(stream.test.crops, (64, 80), 32)),
+                resize=_order_of_steps(stream),
+                flow=_flow_facts(stream),
+                settings={"test": stream.test.to_dict(), "frames": stream.frames.to_dict()},
+            ),
+            decoder=config.decoder,
+            extracted=config.extracted,
+            jobs=self.jobs,
+            description=f"{'scoring training videos' if train else 'testing'}: {stream.name}, {self.videos.split.id}",
+        )
+        self._note(problems)
+        return found
+
+    def _net(self, stream: StreamProtocol) -> Net:
+        """Load the weights of a stream, and make sure that they are for this split."""
+        member = self.member(stream.name)
+        given = self.config.weights.get(stream.name)
+        path = Path(given.replace("{split}", self.split)) if given else member.weights
+        if not given and not member.finished:
+            raise RunError(
+                f"the stream '{stream.name}' has no weights for {self.videos.split.id}.",
+                remedy=f"Train it, or give some: --weights {stream.name}=FILE.",
+                where=path,
+                code="no-weights",
+            )
+        network, card = load_network(path)
+        self._check_fit(network, card, stream, path)
+        check = check_split(card, self.videos.split, allow_leak=self.allow_leak)
+        used = WeightsUsed(
+            file=path.name if given else f"{member.name}/{path.name}",
+            sha256=card["tensors"]["sha256"],
+            origin="given" if given else "trained here",
+            stream=stream.name,
+            split=self.videos.split.id,
+        )
+        return Net(stream, member, network, card, used, check)
+
+    def _check_fit(self, network: SequenceNetwork, card: Mapping[str, Any], stream: StreamProtocol, path: Path) -> None:
+        channels, names = StreamReader(stream).channels, self.videos.classes
+        architecture = card.get("architecture") or {}
+        faults = []
+        if network.registry_name != stream.network.name:
+            faults.append(f"they are of {network.registry_name}, the protocol has {stream.network.name}")
+        if architecture.get("in_channels") != channels:
+            faults.append(f"they read {architecture.get('in_channels')} channels, the stream has {channels}")
+        if network.num_classes != len(names) and self.config.protocol.features is None:
+            faults.append(f"they tell {network.num_classes} classes apart, {self.videos.name} has {len(names)}")
+        theirs = card.get("classes")
+        if theirs and set(theirs) != set(names) and self.config.protocol.features is None:
+            strange = sorted(set(theirs) ^ set(names))
+            faults.append(f"their classes are others ({', '.join(map(str, strange[:3]))})")
+        if faults:
+            raise RunError(
+                f"these weights do not fit the stream '{stream.name}': {'; '.join(faults)}.",
+                remedy="Give weights of that network for these classes, or begin with these and train: "
+                f"--init {stream.name}={path}.",
+                where=path,
+                code="weights-mismatch",
+            )
+
+    def _features(self) -> ScoreSet:
+        """Return the margins of an SVM on features of the networks, trajectories beside them where it is asked for."""
+        from volrec.benchmarks.deep_features import FeatureTaker, score_features, take_features
+
+        settings = self.config.protocol.features
+        if settings is None:
+            raise RunError("the protocol has no features.", code="protocol")
+        nets = [self._net(stream) for stream in nets_of(self.config.protocol)]
+        self.nets += nets
+        sides = {"train": self.videos.split.train, "test": self.videos.split.test}
+        lacking: set[str] = set()
+        tables: list[dict[str, Any]] = []
+        for net in nets:
+            taker = FeatureTaker(
+                net.network,
+                net.stream,
+                layer=settings.layer,
+                normalize=settings.normalize,
+                device=self._device(),
+                seed=self.config.trainer.seed,
+            )
+            table = {}
+            for side, videos in sides.items():
+                table[side], problems = take_features(
+                    taker,
+                    videos,
+                    net.member.path / f"{side}-features",
+                    source=f"{net.used.sha256} {settings.layer} {net.stream.test.to_dict()}",
+                    decoder=self.config.decoder,
+                    extracted=self.config.extracted,
+                    jobs=self.jobs,
+                    description=f"features of {side}ing videos: {net.stream.name}, {self.videos.split.id}",
+                )
+                self._note(problems)
+                lacking |= {problem.study for problem in problems}
+            tables.append(table)
+        vectors = self._vectors() if settings.trajectories else None
+        if vectors is not None:
+            lacking |= vectors[1]
+        rows = {
+            side: [number for number, video in enumerate(videos) if video.labels and video.name not in lacking]
+            for side, videos in sides.items()
+        }
+        return score_features(
+            settings,
+            self.videos,
+            [sides["train"][number] for number in rows["train"]],
+            [sides["test"][number] for number in rows["test"]],
+            features=[(table["train"][rows["train"]], table["test"][rows["test"]]) for table in tables],
+            trajectories=None if vectors is None else _beside(vectors[0], sides, rows),
+            keep=self.run.path / f"split-{self.split}-svm.safetensors",
+            facts=self._facts(
+                FEATURES,
+                side="test",
+                stage="logits",
+                weights=nets[0].used.sha256,
+                resize=_order_of_steps(nets[0].stream),
+            ),
+        )
+
+    def _trajectory_scores(self) -> ScoreSet:
+        """Return the margins of an SVM on encoded trajectories."""
+        from volrec.benchmarks.handcrafted import score_trajectories
+
+        settings = self.config.protocol.trajectories
+        if settings is None:
+            raise RunError("the protocol has no trajectories.", code="protocol")
+        vectors, lacking = self._vectors()
+        train, test = (list(_labelled(side, lacking)) for side in (self.videos.split.train, self.videos.split.test))
+        self.say(f"Support vector machines on trajectories of {len(train)} videos.")
+        return score_trajectories(
+            settings,
+            self.videos,
+            vectors,
+            train,
+            test,
+            facts=self._facts(TRAJECTORIES, side="test", stage="logits", weights=None),
+            jobs=self.jobs,
+        )
+
+    def _vectors(self) -> tuple[Any, set[str]]:
+        """Return encoded trajectories of the labelled videos of both sides, and the names of videos without any."""
+        from volrec.benchmarks.handcrafted import compute_trajectories, trajectory_vectors
+
+        config = self.config
+        settings = config.protocol.trajectories
+        if settings is None:
+            raise RunError("the protocol has no trajectories.", code="protocol")
+        folder = Path(config.trajectories) if config.trajectories else self.run.path / TRAJECTORIES
+        every = [*self.videos.split.train, *self.videos.split.test]
+        problems = compute_trajectories(every, folder, decoder=config.decoder, jobs=self.jobs)
+        self._note(problems)
+        lacking = {problem.study for problem in problems}
+        train, test = (list(_labelled(side, lacking)) for side in (self.videos.split.train, self.videos.split.test))
+        work = self.run.path / f"split-{self.split}-{TRAJECTORIES}"
+        vectors = trajectory_vectors(settings, train, test, folder=folder, work=work, seed=config.trainer.seed)
+        if vectors.empty:
+            self.say(f"{len(vectors.empty)} videos have no trajectory: nothing moves in them, or they are too short.")
+        return vectors, lacking
+
+    def _device(self) -> Any:
+        return own_device(place(self.config).accelerator)
+
+    def _note(self, problems: Sequence[Problem]) -> None:
+        self.problems += [problem for problem in problems if problem not in self.problems]
+
+    def _card(self, stream: StreamProtocol) -> dict[str, Any]:
+        """Return what the card of weights that are trained here says."""
+        videos = self.videos
+        own = {"split_id": videos.split.id, "split_digest": videos.split.digest}
+        return {
+            "task": "multiclass",
+            "targets": [videos.name],
+            "classes": list(videos.classes),
+            "set": videos.name,
+            **own,
+            "trained_on": [own],
+            "protocol": self.config.protocol.name,
+            "stream": stream.to_dict(),
+            "decoder": self.config.decoder,
+            "data_signature": videos.split.digest,
+        }
+
+    def _facts(self, stream: str, *, side: str, stage: str, weights: str | None, **more: Any) -> dict[str, Any]:
+        """Return what every score file says of where its scores come from."""
+        videos = self.videos
+        return {
+            "set": videos.name,
+            "split_id": videos.split.id,
+            "split_digest": videos.split.digest,
+            "side": side,
+            "protocol": self.config.protocol.name,
+            "stream": stream,
+            "stage": stage,
+            "weights": weights,
+            "decoder": self.config.decoder,
+            "listed": videos.split.listed[side == "test"],
+            "seed": self.config.trainer.seed,
+            **more,
+        }
+
+
+def _labelled(videos: Sequence[Video], lacking: set[str]) -> Iterator[Video]:
+    return (video for video in videos if video.labels and video.name not in lacking)
+
+
+def _relabelled(videos: Sequence[Video], ours: Sequence[str], theirs: Sequence[str]) -> list[Video]:
+    """Return labelled videos with labels as places in the classes of the weights, whose order may be another."""
+    places = {name: place for place, name in enumerate(theirs)}
+    return [
+        Video(video.name, video.path, tuple(places[ours[label]] for label in video.labels), video.group)
+        for video in videos
+        if video.labels
+    ]
+
+
+def _beside(vectors: Any, sides: Mapping[str, Sequence[Video]], rows: Mapping[str, Sequence[int]]) -> Any:
+    """Return vectors of trajectories for the rows of features: encoded are videos that have some, in their order."""
+    found = []
+    for side, whole in (("train", vectors.train), ("test", vectors.test)):
+        names = {sides[side][number].name for number in rows[side]}
+        kept = [place for place, name in enumerate(vectors.names[side]) if name in names]
+        found.append(whole[kept])
+    return tuple(found)
+
+
+def _order_of_steps(stream: StreamProtocol) -> str:
+    frames = stream.frames
+    size = frames.resize
+    shown = (
+        "as decoded" if size is None else f"short side {size}" if isinstance(size, int) else f"{size[0]} x {size[1]}"
+    )
+    crop = "no crop" if frames.crop is None else f"crop {frames.crop}"
+    return f"decode, resize ({shown}, {frames.interpolation}), {crop}"
+
+
+def _flow_facts(stream: StreamProtocol) -> dict[str, Any] | None:
+    if stream.motion is None or stream.reads[-1] == "difference":
+        return None
+    return {"method": stream.motion.estimator, "bound": stream.motion.bound}

@@ -1,0 +1,43 @@
+"""What each command does with the API and what it tells on the terminal; `cli` only parses arguments."""
+
+from volrec.commands.benchmarks import (
+    benchmark,
+    benchmark_protocols,
+    benchmark_table,
+    extract_videos,
+    make_motion,
+    show_benchmark,
+)
+from volrec.commands.studies import (
+    demo,
+    evaluate,
+    fuse,
+    import_weights,
+    inspect,
+    learn_weights,
+    models,
+    plan,
+    predict,
+    schema,
+    train,
+)
+
+__all__ = [
+    "benchmark",
+    "benchmark_protocols",
+    "benchmark_table",
+    "demo",
+    "evaluate",
+    "extract_videos",
+    "fuse",
+    "import_weights",
+    "inspect",
+    "learn_weights",
+    "make_motion",
+    "models",
+    "plan",
+    "predict",
+    "schema",
+    "show_benchmark",
+    "train",
+]
