@@ -89,12 +89,12 @@ class StreamModule(NetworkModule):
         K.
     optim : dict
         Fields of `volrec.config.OptimConfig`.
-    multilabel : bool
-        Targets are shares of the labels; else one class each. The loss is the same cross-entropy.
     seed, steps_per_epoch, epochs : int
         Seed of weights and dropout; length.
     stage : dict
         Fields of `volrec.networks.facts.TrainingStage`.
+    split : dict
+        ``split_id`` and ``split_digest``: kept in the checkpoint.
     """
 
     network: networks.SequenceNetwork
@@ -109,6 +109,7 @@ class StreamModule(NetworkModule):
         steps_per_epoch: int,
         epochs: int,
         stage: dict[str, Any],
+        split: dict[str, str],
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -235,6 +236,9 @@ def _fit_stage(
 ) -> list[Problem]:
     placement = place(config)
     seed = config.trainer.seed
+    init = config.init.get(stream.name)
+    # Layers that a paper leaves as their first weights are would stay random here without these weights.
+    frozen = [*stage.freeze, *(stream.training.freeze if init is not None and init.source else ())]
     clips = VideoClips(
         videos.split.train,
         stream,
@@ -251,10 +255,10 @@ def _fit_stage(
         seed=seed,
         steps_per_epoch=data.steps_per_epoch,
         epochs=config.trainer.epochs,
-        stage={"freeze": list(stage.freeze), "objective": stage.objective, "motion_weight": stage.motion_weight},
+        stage={"freeze": frozen, "objective": stage.objective, "motion_weight": stage.motion_weight},
+        split={"split_id": videos.split.id, "split_digest": videos.split.digest},
     )
     checkpoint = checkpoint_of(member)
-    init = config.init.get(stream.name)
     if checkpoint is None and before is not None:
         load_state(module.network, load_weights(before.weights)[0], where=before.weights)
     elif checkpoint is None:
