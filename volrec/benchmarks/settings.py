@@ -92,6 +92,8 @@ def deviations(
                 "batch": batch,
                 "init": begun.source if begun is not None and begun.source else "scratch",
             }
+            if own["init"] == "scratch":
+                own |= {"partial_bn": "none", "freeze": []}
             if config.epochs:
                 share = updates / training.iterations
                 own["steps"] = [max(1, round(step * share)) for step in training.steps]

@@ -68,7 +68,7 @@ class BenchmarkConfig(Section):
 
     def for_stream(self, stream: StreamProtocol, *, epochs: int) -> BenchmarkConfig:
         """Return the configuration with the optimiser and the length of one stream filled in."""
-        training = stream.training
+        training, begun = stream.training, self.init.get(stream.name)
         batch = self.batch or training.batch
         step = min(batch, self.step_batch)
         optim = self.optim.model_copy(
@@ -78,7 +78,8 @@ class BenchmarkConfig(Section):
                 "batch_size": step,
                 "accumulate": -(-batch // step),
                 "clip_norm": training.clip_norm,
-                "partial_bn": training.partial_bn,
+                # Statistics that are kept are those of first weights; without these there are none worth keeping.
+                "partial_bn": training.partial_bn if begun is not None and begun.source else "none",
             }
         )
         return self.model_copy(
