@@ -165,6 +165,16 @@ def test_channels_are_averaged_over_their_mean_training_distance() -> None:
     assert np.allclose(again, expected[:3]) and same == scales
 
 
+def test_histograms_that_lie_read_only_on_disk_have_the_same_distances(tmp_path: Path) -> None:
+    vectors, _ = bags()
+    np.save(tmp_path / "bags.npy", vectors)
+    on_disk = np.load(tmp_path / "bags.npy", mmap_mode="r")
+    np.testing.assert_array_equal(chi_square(on_disk[:, :6]), chi_square(vectors[:, :6]))
+    np.testing.assert_array_equal(
+        chi_square(on_disk[:4, :6], on_disk[4:, :6]), chi_square(vectors[:4, :6], vectors[4:, :6])
+    )
+
+
 def test_the_chi_square_machine_is_svc_on_the_kernel_for_each_class() -> None:
     from sklearn.svm import SVC
 

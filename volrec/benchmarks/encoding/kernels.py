@@ -117,13 +117,15 @@ def chi_square(first: np.ndarray, second: np.ndarray | None = None, *, jobs: int
     from sklearn.metrics.pairwise import additive_chi2_kernel
 
     same = second is None
-    other = first if second is None else second
+    # Copies: scikit-learn's loop takes no array that is read-only, as tables on disk are.
+    first = np.array(first)
+    other = first if second is None else np.array(second)
     found = np.zeros((len(first), len(other)))
 
     def fill(start: int) -> None:
         end = min(start + _ROWS, len(first))
         begin = start if same else 0
-        block = -0.5 * additive_chi2_kernel(np.asarray(first[start:end]), np.asarray(other[begin:]))
+        block = -0.5 * additive_chi2_kernel(first[start:end], other[begin:])
         found[start:end, begin:] = block
         if same:
             found[begin:, start:end] = block.T
