@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_videos import a_set
-from trajectory_clips import panning
+from trajectory_clips import moving_square
 from videos import encode
 
 import volrec.benchmarks.handcrafted as handcrafted
@@ -52,7 +52,7 @@ def test_trajectories_are_those_of_the_videos_frames_and_are_computed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handcrafted, "CHUNK", 7)
-    shown = np.repeat(np.asarray(panning(frames=18, height=64, width=80), np.uint8)[..., None], 3, axis=-1)
+    shown = np.repeat(np.asarray(moving_square(frames=18), np.uint8)[..., None], 3, axis=-1)
     video = Video("class/v", encode(tmp_path / "v.mp4", shown), (0,))
     gone = Video("class/gone", tmp_path / "gone.mp4", (0,))
     problems = compute_trajectories([gone, video], tmp_path / "out")
