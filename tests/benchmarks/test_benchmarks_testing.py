@@ -18,6 +18,7 @@ from volrec.benchmarks.training import create_network
 from volrec.benchmarks.views import clip_indices, crop_boxes, reach
 from volrec.config import StreamProtocol, TestViews
 from volrec.errors import ConfigError, DataError
+from volrec.io.video import read_video
 from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
 
 FRAMES = {"resize": [40, 48], "crop": 32, "mean": [100.0], "scale": [0.02]}
@@ -161,6 +162,14 @@ def test_long_clips_that_overlap_read_each_frame_once(tmp_path: Path, monkeypatc
         found = scorer.outputs(footage)
     assert asked == list(range(60)) and max(most) <= 36
     assert np.allclose(found, looped(stream, video, net), atol=1e-5)
+
+
+def test_frames_that_are_kept_are_those_asked_for_in_any_order(tmp_path: Path) -> None:
+    reader = StreamScorer(built(a_stream()), a_stream()).reader
+    with reader.open(video_file(tmp_path, frames=12), decoder="pyav", extracted=None) as footage:
+        window, whole = testing._Window(reader, footage), read_video(footage.video.path)
+        for wanted in ([4, 6, 8], [2, 5, 6, 9], [9], [0, 1], [0, 1]):
+            assert np.array_equal(window.take(np.array(wanted))["rgb"], whole[wanted])
 
 
 def test_snippets_side_by_side_are_one_input(tmp_path: Path) -> None:
