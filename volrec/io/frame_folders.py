@@ -71,11 +71,12 @@ def frame_files(folder: Path) -> list[Path]:
     for number in range(min(1, numbers[0]), numbers[-1] + 1) if numbers else ():
         if number not in found:
             like = found[numbers[0]]
-            digits = re.sub(r"\d+$", lambda match: f"{number:0{len(match[0])}d}", like.stem)
+            prefix = like.stem.rstrip("0123456789")
+            name = f"{prefix}{number:0{len(like.stem) - len(prefix)}d}{like.suffix}"
             raise DataError(
                 f"frame {number} is missing, of those up to {numbers[-1]}.",
                 remedy="Extract the frames of this video again.",
-                where=folder / f"{digits}{like.suffix}",
+                where=folder / name,
                 code="video-frames",
             )
     return [found[number] for number in numbers]
