@@ -79,6 +79,7 @@ class Footage:
             # What follows the last frame has no field: extracted flow is one shorter, and decoders may differ.
             total = min(total, self._pictures.length)
         if total < 1:
+            self.close()
             raise DataError("it has no frame.", remedy="Extract or download it again.", where=video.path, code="empty")
         self.rate = float(rate)
         self._places = frames_at_rate(total, self.rate, frame_rate)
@@ -105,10 +106,18 @@ class Footage:
         return found[back.reshape(-1)]
 
     def fields(self, low: int, high: int) -> np.ndarray:
-        """Return the fields (N, 2, H, W) float32, pixels, of frames low to high - 1 to the frame after each."""
+        """Return the fields (N, 2, H, W) float32, pixels, of frames low to high - 1 to the frame after each.
+
+        The frame after is that of the video, also where fewer frames a second are looked at; its last frame has the
+        field of the one before.
+        """
         if self._pictures is None or self._fields is None:
             raise DataError("no fields were opened.", remedy="Open it with fields.", where=self.video.path)
-        wanted, back = np.unique(self._places[np.arange(low, high)], return_inverse=True)
+        there = self._pictures.length - 1
+        if there < 1:
+            return np.zeros((high - low, 2, *self.field_size), np.float32)
+        # A video slower than what is looked at shows its last frame several times.
+        wanted, back = np.unique(np.minimum(self._places[low:high], there - 1), return_inverse=True)
         return self._pictures.flow(wanted.tolist(), stream=self._fields)[back.reshape(-1)]
 
     def close(self) -> None:
