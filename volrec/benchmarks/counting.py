@@ -1,0 +1,80 @@
+"""What a test looked at: frames and rates of the videos, scores that are there already, videos that all parts have."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from volrec.benchmarks.footage import Footage
+from volrec.benchmarks.reading import StreamReader
+from volrec.benchmarks.scores import ScoreSet
+from volrec.benchmarks.sets import Video
+from volrec.config import StreamProtocol
+
+__all__ = ["CountingReader", "frame_facts", "kept_scores", "of_all"]
+
+
+class CountingReader(StreamReader):
+    """A reader that notes how many frames of each video it looks at, and at which rate they were taken.
+
+    Attributes
+    ----------
+    seen : dict
+        From video to frames and frames a second (NaN: not known).
+    """
+
+    def __init__(self, stream: StreamProtocol) -> None:
+        super().__init__(stream)
+        self.seen: dict[str, tuple[int, float]] = {}
+
+    def open(self, video: Video, *, decoder: str, extracted: str | None) -> Footage:
+        """Open a video for this stream."""
+        footage = super().open(video, decoder=decoder, extracted=extracted)
+        self.seen[video.name] = footage.count, footage.rate
+        return footage
+
+
+def frame_facts(seen: Mapping[str, tuple[int, float]], names: Sequence[str], looked_at: float | None) -> dict[str, Any]:
+    """Return frames of all videos, and the range of their rates in words."""
+    rates = sorted({round(seen[name][1], 3) for name in names if math.isfinite(seen[name][1])})
+    text = f"{rates[0]:g} to {rates[-1]:g}" if len(rates) > 1 else "".join(f"{rate:g}" for rate in rates)
+    unknown = sum(not math.isfinite(seen[name][1]) for name in names)
+    if unknown:
+        text = f"{text}; not known of {unknown} videos" if text else "not known"
+    if looked_at is not None:
+        text += f", looked at with {looked_at:g}"
+    return {"fps": text, "frames": sum(seen[name][0] for name in names)}
+
+
+def kept_scores(path: Path, classes: Sequence[str], facts: Mapping[str, Any]) -> ScoreSet | None:
+    """Return scores that were finished before, where they are of the same weights and settings."""
+    if not path.is_file():
+        return None
+    kept = ScoreSet.read(path)
+    wanted = json.loads(json.dumps(facts))
+    same = kept.classes == tuple(classes) and all(kept.facts.get(key) == value for key, value in wanted.items())
+    return kept if same and "frames" in kept.facts else None
+
+
+def of_all(parts: Sequence[ScoreSet]) -> list[ScoreSet]:
+    """Return scores of the videos that every part has: one may have been unreadable for one stream alone."""
+    common = set.intersection(*(set(part.videos) for part in parts))
+    return [part if len(common) == len(part.videos) else _of(part, common) for part in parts]
+
+
+def _of(scores: ScoreSet, names: set[str]) -> ScoreSet:
+    rows = [row for row, name in enumerate(scores.videos) if name in names]
+    return replace(
+        scores,
+        videos=tuple(scores.videos[row] for row in rows),
+        labels=tuple(scores.labels[row] for row in rows),
+        logits=scores.logits[rows],
+        probabilities=scores.probabilities[rows],
+        clips=scores.clips[rows],
+        clip_hits=scores.clip_hits[rows],
+        facts={**scores.facts, "evaluated": len(rows)},
+    )
