@@ -157,7 +157,7 @@ def load_picture(path: Path, *, mode: str = "RGB") -> np.ndarray:
 
 
 def _load_fast(path: Path, mode: str) -> np.ndarray | None:
-    """Read a picture with OpenCV, faster by half and more, where that gives what Pillow gives; else None."""
+    """Read a picture with OpenCV, which is faster, where that gives what Pillow gives; else None."""
     try:
         import cv2
 
