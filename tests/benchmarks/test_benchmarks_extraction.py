@@ -379,3 +379,9 @@ def test_a_folder_that_is_replaced_is_whole_until_then(
     assert extract([clip], out, what=["rgb"], size=24, **FAST) == []
     assert [path.name for path in (out / "Walk").iterdir()] == ["v_clip"]
     assert ExtractedVideo(out / clip.name).frames([0]).shape == (1, 24, 32, 3)
+
+
+def test_flow_of_other_slices_is_refused() -> None:
+    slices = np.zeros((2, 20, 30), np.float32)
+    with pytest.raises(DataError, match=r"has shape \(2, 20, 30\), got \(2, 30, 20\)"):
+        drift.warped_flow(*slices, method="dis", flow=np.zeros((2, 30, 20), np.float32))
