@@ -105,9 +105,7 @@ def test_no_number_goes_without_its_name_and_its_videos() -> None:
     assert len(rows) == 3 * (3 + 3 + 2)
     for split, stream, metric, value, count in rows:
         assert split in SPLITS and stream in ("rgb", "flow", "rgb+flow") and metric in METRICS.values()
-        assert count == (
-            "1,500 clips of 60 of 3,783 videos" if "clip" in metric else "60 of 3,783 videos"
-        )
+        assert count == ("1,500 clips of 60 of 3,783 videos" if "clip" in metric else "60 of 3,783 videos")
         low, high = (float(part) for part in value.partition("[")[2].rstrip("]").split(", "))
         assert low <= float(value.partition(" ")[0]) <= high
 
