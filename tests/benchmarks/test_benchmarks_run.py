@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +19,15 @@ from benchmarks.runs import CLASSES, TINY, render, report, result, run
 
 from volrec import networks
 from volrec.benchmarks import ScoreSet
+from volrec.benchmarks.leaks import SplitCheck
 from volrec.benchmarks.protocol import load_protocol
 from volrec.benchmarks.publications import load_published
 from volrec.benchmarks.report import markdown, result_of
 from volrec.benchmarks.results import BenchmarkResult, Decoder, Deviation, SplitResult
+from volrec.benchmarks.sets import Video
 from volrec.benchmarks.settings import settle_protocol
-from volrec.benchmarks.summary import build_report
+from volrec.benchmarks.summary import build_report, results_of
+from volrec.benchmarks.tables import published_tables
 from volrec.benchmarks.testing import StreamScorer
 from volrec.benchmarks.training import StreamModule
 from volrec.cli import main
@@ -186,6 +192,8 @@ def test_classes_of_weights_in_another_order_give_the_same_metrics(c3d: Path, ro
     ours, theirs = (ScoreSet.read(out / "split-1.safetensors") for out in (c3d, tmp_path / "run"))
     assert theirs.classes == tuple(CLASSES[place] for place in order)
     np.testing.assert_allclose(theirs.logits, ours.logits[:, order], rtol=1e-5, atol=1e-6)
+    named = [[[each.classes[place] for place in own] for own in each.labels] for each in (ours, theirs)]
+    assert named[0] == named[1]
 
 
 def stops_at(call: int, inner: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:
@@ -237,6 +245,28 @@ def test_a_test_that_was_stopped_goes_on_with_the_videos_that_are_left(
     # A finished run is only shown again.
     assert main(["benchmark", "--resume", str(out)]) == 0
     assert len(scored) == 2
+
+
+def test_a_run_that_is_told_to_end_says_how_to_go_on(
+    c3d: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    out, score = tmp_path / "run", StreamScorer.score
+
+    def told(scorer: StreamScorer, footage: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score(scorer, footage)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StreamScorer, "score", told)
+        more = ["--split", "2", "--weights", weights(c3d), "--allow-leak"]
+        assert run(root, "c3d-finetuned", out, *more) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+    # The leak was allowed for once: it has to be said again.
+    assert f"go on with: volrec benchmark --resume {out} --allow-leak\n" in capsys.readouterr().err
+    assert main(["benchmark", "--resume", str(out)]) == 2
+    assert "--allow-leak" in capsys.readouterr().err
+    assert main(["benchmark", "--resume", str(out), "--allow-leak"]) == 0
 
 
 def test_an_extraction_that_was_stopped_goes_on(
@@ -292,8 +322,9 @@ def test_three_splits_have_their_mean(root: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("protocol", ["c3d-finetuned", "tsn-eccv16"])
 def test_videos_that_are_broken_or_missing_are_counted(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    protocol: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = tmp_path / "set"
     shutil.copytree(root, own)
@@ -308,7 +339,7 @@ def test_videos_that_are_broken_or_missing_are_counted(
     tested[1].unlink()
     learned[0].write_bytes(b"no video")
     learned[1].unlink()
-    assert run(own, "tsn-eccv16", tmp_path / "run") == 3
+    assert run(own, protocol, tmp_path / "run") == 3
     shown = capsys.readouterr()
     text = report(tmp_path / "run")
     assert condition(text, "videos evaluated") == "1 of 3 listed"
@@ -372,6 +403,20 @@ def test_support_vector_machines_end_a_run(protocol: str, root: Path, tsn: Path,
         assert "linear SVM on spatial, temporal, fitted on 9 training videos" in condition(text, "fusion")
     else:
         assert condition(text, "C of the SVM")
+
+
+def test_a_fusion_is_marked_for_the_worst_of_its_streams() -> None:
+    checks = {"rgb": SplitCheck("unknown", "not known"), "flow": SplitCheck("leak", "LEAK: seen")}
+    made = [
+        ScoreSet.from_arrays(["v", "w"], ["a", "b"], labels=[0, 1], logits=np.eye(2), facts={"stream": stream})
+        for stream in ("rgb", "flow", "rgb+flow")
+    ]
+    videos: Any = SimpleNamespace(
+        multilabel=False, split=SimpleNamespace(test=[Video(name, Path(name), (0,), name) for name in ("v", "w")])
+    )
+    nets: Any = [SimpleNamespace(stream=SimpleNamespace(name=name), check=check) for name, check in checks.items()]
+    shown = results_of(videos, made[2], made[:2], nets)
+    assert [one.check and one.check.state for one in shown] == ["unknown", "leak", "leak"]
 
 
 def test_videos_of_several_classes_are_run(root: Path, tmp_path: Path) -> None:
@@ -458,6 +503,12 @@ def test_published_values_stand_beside_their_like() -> None:
         ],
     )
     text = markdown(build_report(config, paper, shown, done))
+    leaky = done.model_copy(update={"deviations": [Deviation(field="w.split", paper="ucf101/1", here="LEAK: trained")]})
+    counted = {
+        name: sum(len(row.reproductions) for table in published_tables([one], everything=True) for row in table.rows)
+        for name, one in (("sound", done), ("leaky", leaky))
+    }
+    assert counted["sound"] > 0 == counted["leaky"]
     entries = [one for one in load_published() if one.protocol == paper.name and one.dataset == "ucf101"]
     assert entries
     for entry in entries:
