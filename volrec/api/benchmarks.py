@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from volrec.api.settings import destination
 from volrec.config import BenchmarkConfig, VideoProtocol
-from volrec.errors import Problem
+from volrec.errors import Problem, VolrecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +95,8 @@ def benchmark(
     protocol : str, path or VideoProtocol
         Name of a protocol of the package, a YAML file in its form, or the protocol itself.
     splits : sequence of str, optional
-        Official splits by number; ``own-1``, ``random-0`` by name. Default: those of the paper's headline.
+        Official splits by number; ``own-1``, ``random-0`` by name. Default: those of the paper's headline, where the
+        set has such splits.
     out : path, optional
         Run folder; default ``runs/benchmark-DATASET-PROTOCOL``.
     lists : path, optional
@@ -150,7 +151,7 @@ def benchmark(
         "dataset": dataset,
         "root": str(Path(root).resolve()),
         "lists": _resolved(lists),
-        "splits": list(splits or here.splits.split(",")),
+        "splits": list(splits or _headline_splits(dataset, here)),
         "paper": paper.name,
         "protocol": here.to_dict(),
         "scale": scale,
@@ -172,7 +173,11 @@ def benchmark(
     path = destination(f"benchmark-{dataset}-{here.name}", out)
     run = BenchmarkRun.create(path, config)
     run.write_paper(paper)
-    return _run(run, paper, parts=None, jobs=jobs, allow_leak=allow_leak, say=say)
+    try:
+        return _run(run, paper, parts=None, jobs=jobs, allow_leak=allow_leak, say=say)
+    except VolrecError:
+        run.discard_unbegun()
+        raise
 
 
 def resume_benchmark(
@@ -306,6 +311,16 @@ def _run(
 
     done = run_benchmark(run, paper, parts=parts, jobs=jobs, allow_leak=allow_leak, say=say or (lambda text: None))
     return Benchmark(run.path, done.result, done.report, done.scores, done.problems)
+
+
+def _headline_splits(dataset: str, protocol: VideoProtocol) -> list[str]:
+    """Return the splits of the paper's headline, or the usual one of a set that has no such splits."""
+    from volrec.benchmarks.sets import SETS
+
+    wanted, usual = protocol.splits.split(","), SETS.get(dataset, "1")
+    if wanted[0].isdigit():
+        return wanted if usual.isdigit() else [usual]
+    return wanted if dataset in protocol.datasets and not usual.isdigit() else [usual]
 
 
 def _resolved(lists: Lists) -> list[str] | None:

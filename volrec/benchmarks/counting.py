@@ -15,7 +15,7 @@ from volrec.benchmarks.scores import ScoreSet
 from volrec.benchmarks.sets import Video
 from volrec.config import StreamProtocol
 
-__all__ = ["CountingReader", "frame_facts", "kept_scores", "of_all"]
+__all__ = ["CountingReader", "flow_facts", "frame_facts", "kept_scores", "of_all", "order_of_steps"]
 
 
 class CountingReader(StreamReader):
@@ -78,3 +78,21 @@ def _of(scores: ScoreSet, names: set[str]) -> ScoreSet:
         clip_hits=scores.clip_hits[rows],
         facts={**scores.facts, "evaluated": len(rows)},
     )
+
+
+def order_of_steps(stream: StreamProtocol) -> str:
+    """Say what becomes of a frame before the network reads it."""
+    frames = stream.frames
+    size = frames.resize
+    shown = (
+        "as decoded" if size is None else f"short side {size}" if isinstance(size, int) else f"{size[0]} x {size[1]}"
+    )
+    crop = "no crop" if frames.crop is None else f"crop {frames.crop}"
+    return f"decode, resize ({shown}, {frames.interpolation}), {crop}"
+
+
+def flow_facts(stream: StreamProtocol) -> dict[str, Any] | str:
+    """Return estimator and bound of the flow that a stream reads, or ``"none"``."""
+    if stream.motion is None or stream.reads[-1] == "difference":
+        return "none"
+    return {"method": stream.motion.estimator, "bound": stream.motion.bound}

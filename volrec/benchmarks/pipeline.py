@@ -54,6 +54,18 @@ class BenchmarkRun(RunFolder):
         """Keep the paper's protocol: a run goes on with the same one, whatever becomes of its file."""
         write_atomically(self.path / PAPER, dump_yaml(paper))
 
+    def discard_unbegun(self) -> None:
+        """Remove the folder of a run that was refused before anything was done: the mended command can be given again.
+
+        A folder with anything else in it stays.
+        """
+        own = {"config.yaml", "versions.json", "quarantine.csv", PAPER}
+        there = list(self.path.iterdir())
+        if all(path.name in own for path in there):
+            for path in there:
+                path.unlink()
+            self.path.rmdir()
+
     def fused(self, split: str) -> Path:
         """Return the file of the scores of the whole system on a split."""
         return self.path / f"split-{split}.safetensors"

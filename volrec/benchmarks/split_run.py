@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from volrec.benchmarks.counting import CountingReader, frame_facts, kept_scores, of_all
+from volrec.benchmarks.counting import CountingReader, flow_facts, frame_facts, kept_scores, of_all, order_of_steps
 from volrec.benchmarks.fusion import apply_svm, fit_svm, fuse
 from volrec.benchmarks.leaks import SplitCheck, check_split, trained_on
 from volrec.benchmarks.reading import StreamReader
@@ -184,8 +184,8 @@ class SplitRun:
             weights=net.used.sha256,
             trained_on=trained_on(net.card),
             crops=len(crop_boxes(stream.test.crops, (64, 80), 32)),
-            resize=_order_of_steps(stream),
-            flow=_flow_facts(stream),
+            resize=order_of_steps(stream),
+            flow=flow_facts(stream),
             settings={"test": stream.test.to_dict(), "frames": stream.frames.to_dict()},
         )
         found = kept_scores(path, classes, facts)
@@ -320,8 +320,8 @@ class SplitRun:
                 trained_on=trained_on(nets[0].card),
                 views=f"{views.count or f'every {views.step or views.length} frames'} × "
                 f"{len(crop_boxes(views.crops, (64, 80), 32))}, features averaged",
-                resize=_order_of_steps(nets[0].stream),
-                flow=_flow_facts(nets[0].stream),
+                resize=order_of_steps(nets[0].stream),
+                flow=flow_facts(nets[0].stream),
                 **self._counts(tested, "test"),
                 **self._lengths(reader, tested, "test"),
             ),
@@ -485,19 +485,3 @@ def _digest_of(nets: Sequence[Net]) -> str:
     """Return the SHA-256 of the weights of a network, or that over those of several."""
     digests = [net.used.sha256 for net in nets]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def _order_of_steps(stream: StreamProtocol) -> str:
-    frames = stream.frames
-    size = frames.resize
-    shown = (
-        "as decoded" if size is None else f"short side {size}" if isinstance(size, int) else f"{size[0]} x {size[1]}"
-    )
-    crop = "no crop" if frames.crop is None else f"crop {frames.crop}"
-    return f"decode, resize ({shown}, {frames.interpolation}), {crop}"
-
-
-def _flow_facts(stream: StreamProtocol) -> dict[str, Any] | str:
-    if stream.motion is None or stream.reads[-1] == "difference":
-        return "none"
-    return {"method": stream.motion.estimator, "bound": stream.motion.bound}
