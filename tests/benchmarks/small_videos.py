@@ -12,7 +12,7 @@ import numpy as np
 from videos import encode, moving
 
 from volrec.benchmarks.sets import Split, Video, VideoSet
-from volrec.config import StreamProtocol
+from volrec.config import BenchmarkConfig, StreamProtocol, VideoProtocol
 
 
 def video_file(
@@ -75,3 +75,26 @@ def a_set(train: list[Video], test: list[Video], classes: tuple[str, ...] = ("le
     """Return a set of videos with one split."""
     split = Split("motion/1", "0123456789abcdef", tuple(train), tuple(test), True, (len(train), len(test)))
     return VideoSet("motion", classes, split)
+
+
+def a_config(
+    *streams: StreamProtocol, workers: int = 0, protocol: Mapping[str, Any] | None = None, **keys: Any
+) -> BenchmarkConfig:
+    """Return the configuration of a run of a protocol with these streams."""
+    plain: dict[str, Any] = {"name": "p", "system": "s", "paper": "p", "summary": "s", "datasets": ["ucf101"]}
+    whole = VideoProtocol.model_validate(plain | {"streams": list(streams)} | dict(protocol or {}))
+    config = BenchmarkConfig(protocol=whole, **keys)
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"workers": workers})})
+
+
+def coloured(folder: Path, count: int = 6, *, frames: int = 6, size: int = 32, noise: float = 30.0) -> list[Video]:
+    """Encode noise that is red in every second video and green in the others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    videos = []
+    for place in range(count):
+        rng = np.random.default_rng(place)
+        shown = rng.normal(100, noise, (frames, size, size, 3))
+        shown[..., place % 2] += 80
+        path = encode(folder / f"c{place}.mp4", shown.clip(0, 255).astype(np.uint8))
+        videos.append(Video(f"c{place}", path, (place % 2,), f"g{place // 2}"))
+    return videos

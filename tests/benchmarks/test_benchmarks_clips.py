@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_videos import a_stream, video_file, write_extracted
+from small_videos import a_config, a_stream, video_file, write_extracted
 
 from volrec.benchmarks.clips import VideoClipData, VideoClips
 from volrec.benchmarks.sets import Video
 from volrec.benchmarks.views import train_indices
-from volrec.config import BenchmarkConfig, StreamProtocol, VideoProtocol
+from volrec.config import BenchmarkConfig, StreamProtocol
 from volrec.data.datasets import Draw
 from volrec.errors import ConfigError, DataError
 from volrec.io.video import read_video
@@ -34,10 +34,7 @@ def clips_of(videos: list[Video], stream: StreamProtocol | None = None, *, seed:
 
 
 def config_for(stream: StreamProtocol, *, batch: int = 2, workers: int = 0) -> BenchmarkConfig:
-    protocol = VideoProtocol(name="p", system="s", paper="p", summary="s", datasets=["ucf101"], streams=[stream])
-    config = BenchmarkConfig(protocol=protocol, batch=batch)
-    trainer = config.trainer.model_copy(update={"workers": workers})
-    return config.model_copy(update={"trainer": trainer}).for_stream(stream, epochs=1)
+    return a_config(stream, batch=batch, workers=workers).for_stream(stream, epochs=1)
 
 
 def test_a_clip_is_a_function_of_seed_epoch_and_video(videos: list[Video]) -> None:

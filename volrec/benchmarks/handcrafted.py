@@ -18,7 +18,7 @@ from volrec.benchmarks.sets import Video, VideoSet
 from volrec.benchmarks.trajectories.extract import extract_trajectories
 from volrec.benchmarks.trajectories.files import read_trajectories, read_trajectory_text, write_trajectories
 from volrec.config import TrajectoryClassifier
-from volrec.errors import DataError, Problem
+from volrec.errors import DataError, Problem, RunError
 from volrec.io.video import open_video
 from volrec.parallel import map_processes
 from volrec.progress import track
@@ -108,6 +108,7 @@ def trajectory_vectors(
     vocabulary = work / "vocabulary.safetensors"
     if vocabulary.is_file():
         encoder = TrajectoryEncoder.load(vocabulary)
+        _check_encoding(encoder.settings, settings, where=vocabulary)
     else:
         encoder = TrajectoryEncoder.fit(_rows(train, folder, "reading trajectories"), settings, seed=seed)
         encoder.save(vocabulary)
@@ -157,7 +158,19 @@ def score_trajectories(
 def margins_of(
     margins: np.ndarray, test: Sequence[Video], videos: VideoSet, classes: Sequence[str], *, facts: Mapping[str, Any]
 ) -> ScoreSet:
-    """Return margins (N, K) of an SVM as scores of all classes of the set; one never seen is the least likely."""
+    """Return margins (N, K) of an SVM as scores of all classes of the set; one never seen is the least likely.
+
+    Raises
+    ------
+    DataError
+        There is no test video.
+    """
+    if not len(test):
+        raise DataError(
+            "there is no test video that can be scored.",
+            remedy="See in the quarantine what became of them.",
+            code="no-videos",
+        )
     places = [videos.classes.index(name) for name in classes]
     whole = np.full((len(test), len(videos.classes)), float(np.min(margins)) - 1.0)
     whole[:, places] = margins
@@ -169,6 +182,17 @@ def margins_of(
         stage="logits",
         facts={**facts, "class_order": class_order(videos.classes)},
     )
+
+
+def _check_encoding(kept: TrajectoryClassifier, wanted: TrajectoryClassifier, *, where: Path) -> None:
+    for name in ("encoding", "words", "samples", "descriptors"):
+        if getattr(kept, name) != getattr(wanted, name):
+            raise RunError(
+                f"it was learned with {name} {getattr(kept, name)}, and {getattr(wanted, name)} is asked for.",
+                remedy="Choose another folder for the run, or delete the file and what lies beside it.",
+                where=where,
+                code="other-settings",
+            )
 
 
 def _classes_of(train: Sequence[Video]) -> list[int]:

@@ -43,7 +43,7 @@ def settle_protocol(
     here = paper if scale == 1 and width == 1 else scaled(paper, scale=scale, width=width)
     streams = []
     for stream in here.streams:
-        if stream.motion is not None:
+        if stream.motion is not None and stream.reads[-1] in ("flow", "warped"):
             own = estimator or available_estimator(stream.motion.estimator)
             motion = stream.motion.model_copy(update={"estimator": own})
             stream = stream.model_copy(update={"motion": motion})

@@ -72,7 +72,7 @@ class BenchmarkConfig(Section):
         batch = self.batch or training.batch
         # Steps of one size: an update is of as many videos as the batch says, where that can be divided.
         steps = -(-batch // self.step_batch)
-        steps = next((number for number in range(steps, 2 * steps + 1) if batch % number == 0), steps)
+        steps = next((number for number in range(steps, 4 * steps + 1) if batch % number == 0), steps)
         step = -(-batch // steps)
         optim = self.optim.model_copy(
             update={
