@@ -188,7 +188,9 @@ def facts_of_weights(nets: Sequence[Net]) -> list[Deviation]:
                     field=f"{name}.classes", paper="known", here="not said: taken in the order of the set"
                 )
         if net.check.note:
-            facts[f"{name}.split"] = Deviation(field=f"{name}.split", paper=net.used.split, here=net.check.note)
+            facts[f"{name}.split {net.used.split}"] = Deviation(
+                field=f"{name}.split", paper=net.used.split, here=net.check.note
+            )
     return list(facts.values())
 
 
