@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ class VideoClips(Dataset[dict[str, Any]]):
         self.num_classes = num_classes
         self.seed = seed
         self._blank: dict[str, np.ndarray] | None = None
+        self.watch(1)
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -76,7 +78,9 @@ class VideoClips(Dataset[dict[str, Any]]):
         if worker is not None:
             self.in_hand[worker.id] = draw.study
         video = self.videos[draw.study]
-        rng = np.random.default_rng([self.seed, draw.epoch, draw.study, draw.repeat])
+        # The video's name, not its place: it gets the same clips whatever others are trained on.
+        name = zlib.crc32(video.name.encode())
+        rng = np.random.default_rng([self.seed, draw.epoch, name, draw.repeat])
         target = np.zeros(self.num_classes, dtype=np.float32)
         target[list(video.labels)] = 1 / len(video.labels)
         sample: dict[str, Any] = {"study": draw.study, "target": target, "valid": True}

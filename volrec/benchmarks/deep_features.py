@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ class FeatureTaker(StreamScorer):
     ) -> None:
         super().__init__(network, stream, device=device, seed=seed)
         self.layer, self.normalize = layer, normalize
+        self._alone = threading.Lock()
 
     def feature(self, footage: Footage) -> np.ndarray:
         """Return the feature (F,) float32 of a video: the mean over its clips and crops, then its length one."""
@@ -58,7 +61,9 @@ class FeatureTaker(StreamScorer):
 
     def run(self, images: Tensor) -> Tensor:
         """Return features (B, F) of clips (B, C, T, H, W)."""
-        return layer_features(self.network, images, self.layer)
+        # The layer is listened to from outside: videos that are in hand side by side would hear one another.
+        with self._alone:
+            return layer_features(self.network, images, self.layer)
 
 
 def take_features(
@@ -98,7 +103,8 @@ def take_features(
     columns = _kept_columns(folder)
     if columns is not None:
         table = VectorTable(folder, names=names, columns=columns, source=source)
-    todo = videos if table is None else [video for video in videos if video.name in set(table.missing)]
+    missing = set(names if table is None else table.missing)
+    todo = [video for video in videos if video.name in missing]
     for video, found in each_video(take, todo, jobs=jobs, description=description):
         if isinstance(found, Problem):
             problems.append(found)
@@ -160,7 +166,5 @@ def score_features(
 
 
 def _kept_columns(folder: Path) -> int | None:
-    import json
-
     card = folder / "table.json"
     return int(json.loads(card.read_text())["columns"]) if card.is_file() else None

@@ -280,11 +280,11 @@ def _estimated(
     reader: StreamReader, videos: Sequence[Video], folder: Path, config: BenchmarkConfig, jobs: int, say: Say
 ) -> list[Problem]:
     """Estimate the fields that a stream reads for the videos that have none."""
-    from volrec.benchmarks.extracted import read_facts
+    from volrec.benchmarks.extracted import extracted_parts
     from volrec.benchmarks.extraction import extract
 
     motion, kind = reader.motion, str(reader.field)
-    todo = [video for video in videos if kind not in (read_facts(folder / video.name) or {})]
+    todo = [video for video in videos if kind not in extracted_parts(folder, video)]
     if motion is None or not todo:
         return []
     say(f"Estimating {kind} ({motion.estimator}) of {len(todo)} videos into {folder}; it is kept.")
@@ -296,5 +296,6 @@ def _estimated(
         estimator=motion.estimator,
         bound=motion.bound,
         decoder=config.decoder,
+        interpolation=reader.frames.interpolation,
         jobs=jobs,
     )

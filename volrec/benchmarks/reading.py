@@ -21,6 +21,8 @@ __all__ = ["RawClip", "StreamReader"]
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
 RawClip = dict[str, np.ndarray]
 """What was read of a clip: ``rgb`` (T, H, W, 3) uint8, ``motion`` (T, C, H, W) float32 in pixels or grey values."""
+CHUNK = 32
+"""Frames or fields that are held at their full size at a time."""
 
 
 class StreamReader:
@@ -71,23 +73,23 @@ class StreamReader:
         )
 
     def read(self, footage: Footage, indices: np.ndarray) -> RawClip:
-        """Read frames `indices` (T,) and their motion, at the protocol's size, uncropped."""
+        """Read frames `indices` (T,) and their motion, at the protocol's size, uncropped.
+
+        Past the end of the video the last field is repeated, and nothing changes any more.
+        """
         found: RawClip = {}
-        last = footage.count - 1
+        # A video is read forwards, and nothing twice.
+        wanted, back = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         if "rgb" in self.stream.reads:
-            found["rgb"] = self._resized(footage.frames(indices))
+            found["rgb"] = self._shown(footage, wanted)
         if self.motion_kind == "difference":
-            steps = np.arange(self._settings.stack + 1)
-            places = np.minimum(np.asarray(indices)[:, None] + steps, last)
-            unique, back = np.unique(places, return_inverse=True)
-            shown = self._resized(footage.frames(unique)).astype(np.float32).transpose(0, 3, 1, 2)
-            shown = shown[back.reshape(places.shape)]  # (T, L + 1, 3, H, W)
-            if self.frames.order == "bgr":
-                shown = shown[:, :, ::-1]
-            found["motion"] = (shown[:, 1:] - shown[:, :-1]).reshape(len(places), -1, *shown.shape[-2:])
+            found["motion"] = self._differences(footage, wanted)
         elif self.motion_kind is not None:
-            found["motion"] = self._stacked(footage, np.asarray(indices))
-        return found
+            size = found["rgb"].shape[1:3] if "rgb" in found else self._target(footage.field_size)
+            found["motion"] = self._stacked(footage, wanted, size)
+        if len(back) == len(wanted) and (np.diff(back) == 1).all():
+            return found
+        return {name: values[back] for name, values in found.items()}
 
     def size(self, raw: Mapping[str, np.ndarray]) -> tuple[int, int]:
         """Return height and width of what was read."""
@@ -112,9 +114,10 @@ class StreamReader:
         for name, axes in (("rgb", (1, 2)), ("motion", (2, 3))):
             if name not in raw:
                 continue
-            part = raw[name].take(range(top, top + height), axis=axes[0]).take(range(left, left + width), axis=axes[1])
-            if (height, width) != target:
-                part = self._scaled(part, target, last=name == "rgb")
+            place: list[slice] = [slice(None)] * raw[name].ndim
+            place[axes[0]], place[axes[1]] = slice(top, top + height), slice(left, left + width)
+            part = raw[name][tuple(place)]
+            part = self._scaled(part, target, last=name == "rgb")
             if mirrored:
                 part = np.flip(part, axis=axes[1])
                 if name == "motion" and self.motion_kind != "difference":
@@ -166,31 +169,62 @@ class StreamReader:
             raise ConfigError(f"stream '{self.stream.name}' reads no motion.", where="streams.motion", code="protocol")
         return self.motion
 
-    def _stacked(self, footage: Footage, indices: np.ndarray) -> np.ndarray:
-        """Return stacks (T, 2 L, H, W) of the fields of frames, resized, displacements in pixels of that size."""
+    def _shown(self, footage: Footage, wanted: np.ndarray) -> np.ndarray:
+        """Return frames (N, H, W, 3) uint8, resized."""
+        parts = (footage.frames(wanted[start : start + CHUNK]) for start in range(0, len(wanted), CHUNK))
+        return np.concatenate([self._scaled(part, self._target(part.shape[1:3]), last=True) for part in parts])
+
+    def _differences(self, footage: Footage, wanted: np.ndarray) -> np.ndarray:
+        """Return differences (T, 3 L, H, W) of each of frames `wanted` and the L after it to the next one."""
+        stack = self._settings.stack
+        places = np.minimum(wanted[:, None] + np.arange(stack + 1), footage.count - 1)
+        unique, back = np.unique(places, return_inverse=True)
+        back = back.reshape(places.shape)
+        shown = self._shown(footage, unique).transpose(0, 3, 1, 2)
+        if self.frames.order == "bgr":
+            shown = shown[:, ::-1]
+        out = np.empty((len(wanted), 3 * stack, *shown.shape[-2:]), np.float32)
+        for number in range(stack):
+            np.subtract(
+                shown[back[:, number + 1]],
+                shown[back[:, number]],
+                out=out[:, 3 * number : 3 * number + 3],
+                dtype=np.float32,
+            )
+        return out
+
+    def _stacked(self, footage: Footage, wanted: np.ndarray, size: Sequence[int]) -> np.ndarray:
+        """Return stacks (T, 2 L, H, W) of the fields of frames `wanted` (rising), in pixels of height and width `size`.
+
+        Fields are resized before they are stacked: each is in up to L stacks.
+        """
         settings = self._settings
         stack, last = settings.stack, footage.count - 2
-        out = []
-        for index in np.unique(indices).tolist():
-            low, high = max(0, index - stack - 1), min(last, index + stack + 1)
-            if last < 0:
-                out.append(np.zeros((2 * stack, *footage.field_size), np.float32))
-                continue
-            low = min(low, last)
-            fields = footage.fields(low, high + 1)
-            place = [min(index, last) - low]
-            found = stack_fields(fields, place, length=stack, order=settings.order, bound=settings.bound)
-            out.append(found[:, 0])
-        stacks = np.stack(out)[np.searchsorted(np.unique(indices), indices)]
-        target = self._target(stacks.shape[-2:])
-        if target != stacks.shape[-2:]:
-            ratio = np.tile([target[1] / stacks.shape[-1], target[0] / stacks.shape[-2]], stack).astype(np.float32)
-            stacks = self._scaled(stacks, target, last=False) * ratio[None, :, None, None]
-        return stacks
+        out = np.zeros((len(wanted), 2 * stack, *size), np.float32)
+        if last < 0:
+            return out
+        first = -(stack // 2) if settings.order in ("centred", "bidirectional") else 0
+        done = 0
+        for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > stack) + 1):  # frames whose stacks overlap
+            low, high = np.clip([run[0] + first, run[-1] + first + stack - 1], 0, last).tolist()
+            fields = np.concatenate(
+                [
+                    self._fitted(footage.fields(start, min(start + CHUNK, high + 1)), size)
+                    for start in range(low, high + 1, CHUNK)
+                ]
+            )
+            found = stack_fields(fields, run - low, length=stack, order=settings.order, bound=settings.bound)
+            out[done : done + len(run)] = found.swapaxes(0, 1)
+            done += len(run)
+        return out
 
-    def _resized(self, frames: np.ndarray) -> np.ndarray:
-        target = self._target(frames.shape[1:3])
-        return frames if target == frames.shape[1:3] else self._scaled(frames, target, last=True)
+    def _fitted(self, fields: np.ndarray, size: Sequence[int]) -> np.ndarray:
+        """Return fields (N, 2, h, w) at another height and width, in pixels of that size."""
+        height, width = fields.shape[-2:]
+        if (height, width) == tuple(size):
+            return fields
+        ratio = np.array([size[1] / width, size[0] / height], dtype=np.float32)
+        return self._scaled(fields, size, last=False) * ratio[:, None, None]
 
     def _target(self, size: Sequence[int]) -> tuple[int, int]:
         """Return height and width after the resize."""
@@ -203,11 +237,15 @@ class StreamReader:
             return max(wanted, round(height * factor)), max(wanted, round(width * factor))
         return int(wanted[0]), int(wanted[1])
 
-    def _scaled(self, images: np.ndarray, target: tuple[int, int], *, last: bool) -> np.ndarray:
+    def _scaled(self, images: np.ndarray, target: Sequence[int], *, last: bool) -> np.ndarray:
         """Return images (N, H, W, C) or (with `last` False) (N, C, H, W) at another height and width."""
-        method = _INTERPOLATION[self.frames.interpolation]
         shown = images if last else images.transpose(0, 2, 3, 1)
-        out = np.stack([_resize(image, target, method) for image in shown])
+        if shown.shape[1:3] == tuple(target):
+            return images
+        method = _INTERPOLATION[self.frames.interpolation]
+        out = np.empty((len(shown), *target, shown.shape[-1]), dtype=images.dtype)
+        for image, into in zip(shown, out, strict=True):
+            _resize(image, into, method)
         return out if last else np.ascontiguousarray(out.transpose(0, 3, 1, 2))
 
     def _a_channel(self, values: Sequence[float], like: Tensor) -> Tensor:
@@ -221,13 +259,9 @@ class StreamReader:
         return torch.tensor(list(values), device=like.device)[None, :, None, None, None]
 
 
-def _resize(image: np.ndarray, target: tuple[int, int], method: int) -> np.ndarray:
-    """Return an image (H, W, C) at (height, width); OpenCV takes four channels at a time of what it is quick with."""
-    channels = image.shape[2]
-    parts = [
-        cv2.resize(np.ascontiguousarray(image[..., start : start + 4]), target[::-1], interpolation=method).reshape(
-            *target, -1
-        )
-        for start in range(0, channels, 4)
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+def _resize(image: np.ndarray, out: np.ndarray, method: int) -> None:
+    """Resize an image (H, W, C); OpenCV takes four channels at a time of what it is quick with."""
+    height, width, channels = out.shape
+    for start in range(0, channels, 4):
+        part = np.ascontiguousarray(image[..., start : start + 4])
+        out[..., start : start + 4] = cv2.resize(part, (width, height), interpolation=method).reshape(height, width, -1)

@@ -80,13 +80,19 @@ def deviations(
     """
     here = config.protocol
     streams = []
+    nets = {stream.name: [net.name for net in _nets(stream, here)] for stream in here.streams}
+    given = {stream for stream, names in nets.items() if set(names) <= set(config.weights)}
     for stream in here.streams:
         training = stream.training
-        if stream.name not in config.weights:
+        if stream.name not in given:
             epochs = paper_epochs(stream, videos=videos, epochs=config.epochs)
-            batch = config.batch or training.batch
-            begun = config.init.get(stream.name)
-            updates = training.iterations if not config.epochs else max(1, epochs * videos // batch)
+            optim = config.for_stream(stream, epochs=epochs).optim
+            batch = optim.batch_size * optim.accumulate
+            begun = next((config.init[name] for name in nets[stream.name] if name in config.init), None)
+            updates = training.iterations
+            if config.epochs or batch != training.batch:
+                steps = config.trainer.batches_per_epoch or -(-videos // optim.batch_size)
+                updates = epochs * max(1, -(-steps // optim.accumulate))
             own: dict[str, Any] = {
                 "iterations": updates,
                 "batch": batch,
@@ -94,30 +100,31 @@ def deviations(
             }
             if own["init"] == "scratch":
                 own |= {"partial_bn": "none", "freeze": []}
-            if config.epochs:
+            if updates != training.iterations:
                 share = updates / training.iterations
                 own["steps"] = [max(1, round(step * share)) for step in training.steps]
             stream = stream.model_copy(update={"training": training.model_copy(update=own)})
         streams.append(stream)
-    given = {f"streams.{name}." for name in config.weights}
+    left_out = tuple(f"streams.{name}.{part}." for name in given for part in ("train", "training"))
     found = [
         Deviation(field=one.field, paper=_plain(one.paper), here=_plain(one.here))
         for one in differences(paper, here.model_copy(update={"streams": streams}))
-        if not any(one.field.startswith((f"{name}train.", f"{name}training.")) for name in given)
+        if not one.field.startswith(left_out)
     ]
     return [*found, *facts]
 
 
 def nets_of(protocol: VideoProtocol) -> list[StreamProtocol]:
     """Return the networks of a protocol: its streams, or for an ensemble of features so many of its one stream."""
+    return [net for stream in protocol.streams for net in _nets(stream, protocol)]
+
+
+def _nets(stream: StreamProtocol, protocol: VideoProtocol) -> list[StreamProtocol]:
+    """Return the networks of a stream."""
     nets = protocol.features.nets if protocol.features is not None else 1
     if nets == 1:
-        return list(protocol.streams)
-    return [
-        stream.model_copy(update={"name": f"{stream.name}-{number}"})
-        for stream in protocol.streams
-        for number in range(1, nets + 1)
-    ]
+        return [stream]
+    return [stream.model_copy(update={"name": f"{stream.name}-{number}"}) for number in range(1, nets + 1)]
 
 
 def check_streams(names: Sequence[str], protocol: VideoProtocol, *, what: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +13,12 @@ from volrec.benchmarks.partial import PartialScores
 from volrec.benchmarks.scores import ScoreSet
 from volrec.benchmarks.sets import Video
 from volrec.benchmarks.testing import StreamScorer
-from volrec.errors import ConfigError, DataError, Problem, VolrecError
+from volrec.errors import ConfigError, DataError, Problem, RunError, VolrecError
 from volrec.progress import track
 
 __all__ = ["each_video", "score_videos"]
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -31,7 +35,7 @@ def score_videos(
     jobs: int,
     description: str,
 ) -> tuple[ScoreSet, list[Problem]]:
-    """Score videos and keep the scores; what is in ``path`` already is not scored again.
+    """Score videos and keep the scores; videos whose scores are there already are not scored again.
 
     Parameters
     ----------
@@ -40,7 +44,7 @@ def score_videos(
     videos : sequence of Video
         One side of a split.
     path : path
-        ``….safetensors``; on the way a ``….partial`` beside it.
+        ``….safetensors``; on the way a ``….partial`` beside it. Scores of other settings are replaced.
     classes, facts
         As `ScoreSet` keeps them.
     decoder, extracted
@@ -68,12 +72,17 @@ def score_videos(
     problems: list[Problem] = []
     partial_path = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
+    before = _scored_before(path, classes=classes, stage=stage, facts=facts)
+    if before is not None and before.videos == tuple(video.name for video in videos):
+        return before, []
 
     def score(video: Video) -> Any:
         with scorer.reader.open(video, decoder=decoder, extracted=extracted) as footage:
             return scorer.score(footage)
 
     with PartialScores(partial_path, classes=classes, stage=stage, facts=facts) as partial:
+        if before is not None:
+            _take_over(before, partial)
         todo = [video for video in videos if video.name not in partial.done]
         for video, found in each_video(score, todo, jobs=jobs, description=description):
             if isinstance(found, Problem):
@@ -130,6 +139,33 @@ def each_video(
         finally:
             for _, future in ahead:
                 future.cancel()
+
+
+def _scored_before(path: Path, *, classes: Sequence[str], stage: str, facts: Mapping[str, Any]) -> ScoreSet | None:
+    """Return the scores of an earlier test with the same settings, where there are some."""
+    if not path.is_file():
+        return None
+    try:
+        found = ScoreSet.read(path)
+    except RunError as error:
+        log.warning("%s is written anew: %s", path, error)
+        return None
+    plain = json.loads(json.dumps(dict(facts)))
+    same = found.classes == tuple(classes) and found.stage == stage
+    return found if same and all(found.facts.get(name, found) == plain[name] for name in plain) else None
+
+
+def _take_over(scores: ScoreSet, partial: PartialScores) -> None:
+    for row, name in enumerate(scores.videos):
+        if name not in partial.done:
+            partial.add(
+                name,
+                labels=scores.labels[row],
+                logits=scores.logits[row],
+                probabilities=scores.probabilities[row],
+                clips=int(scores.clips[row]),
+                clip_hits=int(scores.clip_hits[row]),
+            )
 
 
 def _outcome(result: Callable[[], Result], video: Video) -> Result | Problem:

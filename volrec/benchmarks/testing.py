@@ -22,7 +22,7 @@ from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
 __all__ = ["StreamScorer", "VideoScore", "join_views"]
 
 FRAMES = 96
-"""Frames that are held decoded at a time, where a clip is not longer."""
+"""Frames of three channels that are held decoded at a time, where a clip is not longer; fewer of more channels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,28 +114,40 @@ class StreamScorer:
         # Where clips overlap, a network that encodes frames one by one encodes each of them once.
         if self.encodes_frames and isinstance(network, SlicewiseNetwork) and len(np.unique(clips)) < 0.8 * clips.size:
             return self._by_frame(network, footage, clips)
-        rows = [self._portion(footage, part) for part in _portions(clips, max(1, FRAMES // clips.shape[1]))]
+        window = _Window(self.reader, footage)
+        rows = [self._portion(window, part) for part in _portions(clips, self._held)]
         return np.concatenate(rows)
 
-    def _portion(self, footage: Footage, clips: np.ndarray) -> np.ndarray:
+    @property
+    def _held(self) -> int:
+        """Frames that are held at a time."""
+        return max(8, min(FRAMES, 3 * FRAMES // self.reader.channels))
+
+    def _portion(self, window: _Window, clips: np.ndarray) -> np.ndarray:
         """Return the logits (clips, crops, K) of a few clips."""
         wanted, back = np.unique(clips, return_inverse=True)
-        raw = self.reader.read(footage, wanted)
-        back = back.reshape(clips.shape)
+        raw = window.take(wanted)
         boxes = self._boxes(raw)
-        views = ((clip, box) for clip in back for box in boxes)
         rows: list[Tensor] = []
+        views = self._views(raw, back.reshape(clips.shape), boxes)
         for batch in _batches(views, self._fitting(clips.shape[1], raw)):
-            cut = [self._cut({name: values[clip] for name, values in raw.items()}, box) for clip, box in batch]
-            rows.append(self.run(self._input(cut)).float().cpu())
+            rows.append(self.run(self._input(batch)).float().cpu())
         return torch.cat(rows).double().numpy().reshape(len(clips), len(boxes), -1)
+
+    def _views(
+        self, raw: RawClip, clips: np.ndarray, boxes: Sequence[tuple[int, int, int, int, bool]]
+    ) -> Iterator[RawClip]:
+        for clip in clips:
+            whole = {name: values[clip] for name, values in raw.items()}
+            for box in boxes:
+                yield self._cut(whole, box)
 
     def _by_frame(self, network: SlicewiseNetwork, footage: Footage, clips: np.ndarray) -> np.ndarray:
         """Return the logits (clips, crops, K) with every frame encoded once a crop."""
         wanted, back = np.unique(clips, return_inverse=True)
         back = back.reshape(clips.shape)
         encoded: list[list[Tensor]] = []
-        for part in np.array_split(wanted, -(-len(wanted) // FRAMES)):
+        for part in np.array_split(wanted, -(-len(wanted) // self._held)):
             raw = self.reader.read(footage, part)
             boxes = self._boxes(raw)
             encoded = encoded or [[] for _ in boxes]
@@ -144,8 +156,10 @@ class StreamScorer:
                 cut = self._cut(raw, box)
                 # Never a frame by itself: convolutions of a single image take another path.
                 for some in np.array_split(np.arange(len(part)), max(1, len(part) // size)):
-                    images = self._input([{name: values[some] for name, values in cut.items()}])[0]
-                    encoded[number].append(network.encode_slices(images.transpose(0, 1)))
+                    images = self._input([{name: values[some] for name, values in cut.items()}])
+                    # A clip is checked as it would be as a whole.
+                    network.check_input(images[:, :, :1].expand(-1, -1, clips.shape[1], -1, -1))
+                    encoded[number].append(network.encode_slices(images[0].transpose(0, 1)))
         columns = []
         for parts in encoded:
             features = torch.cat(parts)
@@ -205,13 +219,47 @@ def join_views(outputs: np.ndarray, views: TestViews) -> VideoScore:
     return VideoScore(joined[0][1], joined[1][1], joined[0 if views.stage == "logits" else 1][0])
 
 
-def _portions(clips: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(clips), count):
-        yield clips[start : start + count]
+class _Window:
+    """The frames of a video that clips in turn ask for; those that the next clips ask for again are kept."""
+
+    def __init__(self, reader: StreamReader, footage: Footage) -> None:
+        self._reader, self._footage = reader, footage
+        self._places = np.empty(0, np.int64)
+        self._raw: RawClip = {}
+
+    def take(self, wanted: np.ndarray) -> RawClip:
+        """Return what was read of frames `wanted` (rising)."""
+        kept = np.isin(self._places, wanted)
+        lacking = np.setdiff1d(wanted, self._places)
+        parts = [{name: values[kept] for name, values in self._raw.items()}] if kept.any() else []
+        self._raw = {}
+        if len(lacking):
+            parts.append(self._reader.read(self._footage, lacking))
+        if len(parts) > 1:
+            order = np.argsort(np.concatenate([self._places[kept], lacking]))
+            parts = [{name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}]
+        self._places, self._raw = wanted, parts[0]
+        return self._raw
 
 
-def _batches(views: Iterator, size: int) -> Iterator[list]:
-    batch = []
+def _portions(clips: np.ndarray, most: int) -> Iterator[np.ndarray]:
+    """Divide clips (N, T) into runs of no more different frames than `most`, or one and a half clips if that is more.
+
+    Runs of long clips that overlap are read on from where the last one ended.
+    """
+    most = max(most, clips.shape[1] * 3 // 2)
+    start, seen = 0, set(clips[0].tolist())
+    for number in range(1, len(clips)):
+        more = seen.union(clips[number].tolist())
+        if len(more) > most:
+            yield clips[start:number]
+            start, more = number, set(clips[number].tolist())
+        seen = more
+    yield clips[start:]
+
+
+def _batches(views: Iterator[RawClip], size: int) -> Iterator[list[RawClip]]:
+    batch: list[RawClip] = []
     for view in views:
         batch.append(view)
         if len(batch) == size:

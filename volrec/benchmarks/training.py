@@ -74,7 +74,8 @@ def rate_factor(done: float, stream: StreamProtocol) -> float:
     The paper's steps lie at their share of its own length, so that a shorter training takes the same course.
     """
     training = stream.training
-    passed = sum(done * training.iterations >= step for step in training.steps)
+    # A share of a whole number comes back a hair too small at times.
+    passed = sum(done * training.iterations >= step * (1 - 1e-9) for step in training.steps)
     return training.gamma**passed
 
 
@@ -172,8 +173,10 @@ def fit_stream(
 ) -> list[Problem]:
     """Train the network of a stream and leave weights, card, history and checkpoint; goes on where it was stopped.
 
-    The trainings that the paper does in turn (`NetworkSpec.training`) are done in turn. The last weights are kept:
-    the sets have no validation part, and choosing epochs on test videos is what a benchmark must not do.
+    The trainings that the paper does in turn (`NetworkSpec.training`) are done in turn. The rate and the updates of a
+    protocol are those of the last one; the others have theirs over it, and share the epochs with it where so many are
+    asked for. The last weights are kept: the sets have no validation part, and choosing epochs on test videos is what a
+    benchmark must not do.
 
     Parameters
     ----------
@@ -199,16 +202,17 @@ def fit_stream(
         TrainingStage("all"),
     )
     total = paper_epochs(stream, videos=len(videos.split.train), epochs=config.epochs)
+    last = stages[-1]
+    whole = total if config.epochs else total / last.epochs
     problems: dict[str, Problem] = {}
     before: Member | None = None
     members = [*(member.stage(stage.name) for stage in stages[:-1]), member]
     for stage, own in zip(stages, members, strict=True):
         if own is member or not own.finished:
-            part = stream.model_copy(
-                update={"training": stream.training.model_copy(update={"lr": stream.training.lr * stage.lr})}
-            )
+            training = stream.training.model_copy(update={"lr": stream.training.lr * stage.lr / last.lr})
+            part = stream.model_copy(update={"training": training})
             found = _fit_stage(
-                config.for_stream(part, epochs=round(total * stage.epochs)),
+                config.for_stream(part, epochs=round(whole * stage.epochs)),
                 part,
                 stage,
                 videos,

@@ -58,7 +58,7 @@ class BenchmarkConfig(Section):
     batch: Count | None = None
     """Videos an update; null: the paper's."""
     step_batch: Count = 16
-    """Videos that are in memory at a time; an update adds up the gradients of as many steps as it takes."""
+    """Most videos that are in memory at a time; an update adds up the gradients of as many steps as it takes."""
     trajectories: str | None = None
     """Folder of improved dense trajectories, computed there where they are not there yet."""
     optim: OptimConfig = Field(default_factory=_plain_steps)
@@ -70,13 +70,16 @@ class BenchmarkConfig(Section):
         """Return the configuration with the optimiser and the length of one stream filled in."""
         training, begun = stream.training, self.init.get(stream.name)
         batch = self.batch or training.batch
-        step = min(batch, self.step_batch)
+        # Steps of one size: an update is of as many videos as the batch says, where that can be divided.
+        steps = -(-batch // self.step_batch)
+        steps = next((number for number in range(steps, 2 * steps + 1) if batch % number == 0), steps)
+        step = -(-batch // steps)
         optim = self.optim.model_copy(
             update={
                 "lr": training.lr,
                 "weight_decay": training.weight_decay,
                 "batch_size": step,
-                "accumulate": -(-batch // step),
+                "accumulate": steps,
                 "clip_norm": training.clip_norm,
                 # Statistics that are kept are those of first weights; without these there are none worth keeping.
                 "partial_bn": training.partial_bn if begun is not None and begun.source else "none",
