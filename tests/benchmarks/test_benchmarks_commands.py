@@ -167,6 +167,11 @@ def test_a_printed_protocol_can_be_edited_and_given(
         ]
         assert f"| training.lr | {paper:g} | 0.5 |" in report(tmp_path / "run")
         assert main(["benchmark", "--resume", str(tmp_path / "run")]) == 0
+    (tmp_path / "other.yaml").write_text("extends: c3d-finetuned\nname: other\nstreams: [{name: rgb, weight: 2}]")
+    assert run(root, tmp_path / "other.yaml", tmp_path / "other") == 0
+    found = result(tmp_path / "other")
+    assert found["protocol"] == "other" and "protocol other (Tran" in report(tmp_path / "other")
+    assert {"field": "streams.rgb.weight", "paper": 1.0, "here": 2.0} in found["deviations"]
     assert "there is no protocol 'tsn'" in refused(["benchmark", "protocols", "tsn"], capsys)
 
 

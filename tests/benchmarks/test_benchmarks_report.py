@@ -133,6 +133,8 @@ def test_every_condition_is_there_and_what_is_not_known_is_said() -> None:
     assert found["fusion"] == {"all": "0.4 rgb + 0.6 flow at stage logits"}
     machine = conditions(BenchmarkReport("c", (result_of(drawn(c=0.01, unlabelled=4), ["video-top1"]),)))
     assert machine["C of the SVM"] == {"all": "0.01"} and machine["videos without a label"] == {"all": "4"}
+    both = tuple(result_of(each, ["video-top1"]) for each in (drawn(), drawn(stream="trajectories", c=100.0)))
+    assert conditions(BenchmarkReport("one", both))["C of the SVM"] == {"trajectories (1)": "100.0"}
     bare = ScoreSet.from_arrays(["v"], ["a", "b"], labels=[0], logits=[[1, 0]])
     found = conditions(BenchmarkReport("theirs", (result_of(bare, ["video-top1"]),)))
     assert found["decoder"] == found["seed"] == found["clips × crops"] == {"all": "not recorded"}

@@ -137,12 +137,13 @@ def benchmark(
         An unknown name, lists or a split that are not what they should be, weights that do not fit, no usable video.
     """
     from volrec.benchmarks.pipeline import BenchmarkRun
-    from volrec.benchmarks.protocol import list_protocols, load_protocol
+    from volrec.benchmarks.protocol import list_protocols, load_protocol, paper_of
     from volrec.benchmarks.settings import check_streams, settle_protocol
 
     given = protocol if isinstance(protocol, VideoProtocol) else load_protocol(protocol)
-    # A changed copy of a paper's protocol is measured against the paper's.
-    paper = load_protocol(given.name) if given.name in list_protocols() else given
+    # A changed copy of a paper's protocol, or one that builds on it, is measured against the paper's.
+    paper = given if isinstance(protocol, VideoProtocol) else paper_of(protocol)
+    paper = load_protocol(given.name) if given.name in list_protocols() else paper
     here = settle_protocol(given, scale=scale, width=width, estimator=flow, overrides=overrides)
     check_streams(list(weights or {}), here, what="weights")
     check_streams(list(init or {}), here, what="init")

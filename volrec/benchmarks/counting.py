@@ -1,12 +1,10 @@
-"""What a test looked at: frames and rates of the videos, scores that are there already, videos that all parts have."""
+"""What a test looked at: frames and rates of the videos, steps before the network, videos that all parts have."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from volrec.benchmarks.footage import Footage
@@ -15,7 +13,7 @@ from volrec.benchmarks.scores import ScoreSet
 from volrec.benchmarks.sets import Video
 from volrec.config import StreamProtocol
 
-__all__ = ["CountingReader", "flow_facts", "frame_facts", "kept_scores", "of_all", "order_of_steps"]
+__all__ = ["CountingReader", "flow_facts", "frame_facts", "of_all", "order_of_steps"]
 
 
 class CountingReader(StreamReader):
@@ -48,16 +46,6 @@ def frame_facts(seen: Mapping[str, tuple[int, float]], names: Sequence[str], loo
     if looked_at is not None:
         text += f", looked at with {looked_at:g}"
     return {"fps": text, "frames": sum(seen[name][0] for name in names)}
-
-
-def kept_scores(path: Path, classes: Sequence[str], facts: Mapping[str, Any]) -> ScoreSet | None:
-    """Return scores that were finished before, where they are of the same weights and settings."""
-    if not path.is_file():
-        return None
-    kept = ScoreSet.read(path)
-    wanted = json.loads(json.dumps(facts))
-    same = kept.classes == tuple(classes) and all(kept.facts.get(key) == value for key, value in wanted.items())
-    return kept if same and "frames" in kept.facts else None
 
 
 def of_all(parts: Sequence[ScoreSet]) -> list[ScoreSet]:

@@ -19,7 +19,7 @@ from volrec.benchmarks.scores import ScoreSet
 from volrec.benchmarks.sets import Video, VideoSet, open_set
 from volrec.benchmarks.settings import deviations, nets_of
 from volrec.benchmarks.split_run import Net, Say, SplitRun, note_problems
-from volrec.benchmarks.summary import build_report, facts_of_pictures, facts_of_weights, results_of, split_result
+from volrec.benchmarks.summary import build_report, facts_of_weights, results_of, split_result, with_pictures
 from volrec.config import BenchmarkConfig, VideoProtocol, dump_yaml
 from volrec.errors import DataError, Problem
 from volrec.files import write_atomically
@@ -184,11 +184,13 @@ def _run(
             nets += work.nets
         run.write_quarantine(done.problems)
     if splits:
-        facts = [*facts_of_weights(nets), *facts_of_pictures(works)]
-        differing = deviations(paper, config, videos=len(works[0].videos.split.train), facts=facts)
+        learned = len(works[0].videos.split.train)
+        differing, notes = with_pictures(
+            deviations(paper, config, videos=learned, facts=facts_of_weights(nets)), works, config.protocol
+        )
         done.result = BenchmarkResult(
             dataset=config.dataset,
-            protocol=paper.name,
+            protocol=config.protocol.name,
             splits=splits,
             streams=[stream.name for stream in nets_of(config.protocol)],
             date=datetime.date.today().isoformat(),
@@ -200,7 +202,7 @@ def _run(
             scale=config.scale,
             seed=config.trainer.seed,
         )
-        done.report = build_report(config, paper, shown, done.result)
+        done.report = build_report(config, paper, shown, done.result, notes=notes)
         write_result(run.path, done.result)
         write_report(run.path / "report.md", done.report)
     run.finish()

@@ -367,7 +367,8 @@ def _condition_rows(results: Sequence[Result]) -> Iterable[tuple[str, str, str]]
         for result in _those_that_know(fact, results):
             groups.setdefault(_condition(fact, result.facts), []).append(result)
         for value, own in groups.items():
-            yield title, value, "all" if len(groups) == 1 else _which(own)
+            everywhere = len(groups) == 1 and (fact not in _WHERE_KNOWN or len(own) == len(results))
+            yield title, value, "all" if everywhere else _which(own)
 
 
 def _those_that_know(fact: str, results: Sequence[Result]) -> list[Result]:

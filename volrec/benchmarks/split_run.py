@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from volrec.benchmarks.counting import CountingReader, flow_facts, frame_facts, kept_scores, of_all, order_of_steps
+from volrec.benchmarks.counting import CountingReader, flow_facts, frame_facts, of_all, order_of_steps
 from volrec.benchmarks.fusion import apply_svm, fit_svm, fuse
 from volrec.benchmarks.leaks import SplitCheck, check_split, trained_on
 from volrec.benchmarks.reading import StreamReader
@@ -188,9 +188,6 @@ class SplitRun:
             flow=flow_facts(stream),
             settings={"test": stream.test.to_dict(), "frames": stream.frames.to_dict()},
         )
-        found = kept_scores(path, classes, facts)
-        if found is not None:
-            return found
         scorer = StreamScorer(net.network, stream, device=self._device(), seed=config.trainer.seed)
         scorer.reader = reader = CountingReader(stream)
         found, problems = score_videos(
@@ -205,6 +202,8 @@ class SplitRun:
             description=f"{'scoring training videos' if train else 'testing'}: {stream.name}, {self.videos.split.id}",
         )
         self._note(problems)
+        if "frames" in found.facts:  # all of it was finished before
+            return found
         more = {**self._counts(found.videos, side), **self._lengths(reader, found.videos, side)}
         found = replace(found, facts={**found.facts, **more})
         found.write(path)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from volrec.benchmarks.extracted import read_facts
+from volrec.benchmarks.conditions import condition_deviations, condition_notes, conditions
 from volrec.benchmarks.metrics import METRICS, mean_over_splits, metric_of
 from volrec.benchmarks.publications import SOURCES, load_published
-from volrec.benchmarks.reading import StreamReader
 from volrec.benchmarks.report import BenchmarkReport, Published, Result, result_of
 from volrec.benchmarks.results import BenchmarkResult, Deviation, SplitResult
 from volrec.benchmarks.scores import ScoreSet
 from volrec.benchmarks.sets import VideoSet
-from volrec.benchmarks.settings import nets_of
 from volrec.benchmarks.split_run import Net, SplitRun
 from volrec.benchmarks.views import differences, scaled
 from volrec.config import BenchmarkConfig, VideoProtocol
 
-__all__ = ["build_report", "facts_of_pictures", "facts_of_weights", "results_of", "split_result"]
+__all__ = ["build_report", "facts_of_weights", "results_of", "split_result", "with_pictures"]
 
 SINGLE_LABEL = ("video-top1", "video-top5", "mean-class-accuracy")
 SEVERAL_LABELS = ("video-hit1", "video-hit5")
@@ -74,7 +71,12 @@ def results_of(videos: VideoSet, whole: ScoreSet, parts: Sequence[ScoreSet], net
 
 
 def build_report(
-    config: BenchmarkConfig, paper: VideoProtocol, shown: Sequence[Result], result: BenchmarkResult
+    config: BenchmarkConfig,
+    paper: VideoProtocol,
+    shown: Sequence[Result],
+    result: BenchmarkResult,
+    *,
+    notes: Sequence[str] = (),
 ) -> BenchmarkReport:
     """Return what is shown of a run.
 
@@ -88,6 +90,8 @@ def build_report(
         Streams and fusions, split by split; the whole system is the last of a split.
     result : BenchmarkResult
         The numbers, with all that differs from the paper.
+    notes : sequence of str
+        Further sentences.
     """
     means: dict[str, list[Any]] = {}
     for stream in dict.fromkeys(one.stream for one in shown):
@@ -106,16 +110,16 @@ def build_report(
             verified=entry.verified,
         )
         for entry in load_published()
-        if entry.protocol == paper.name and entry.dataset == config.dataset
+        if entry.protocol == result.protocol and entry.dataset == config.dataset
     ]
     return BenchmarkReport(
-        title=f"{paper.system} on {config.dataset}: protocol {paper.name} ({paper.paper})",
+        title=f"{paper.system} on {config.dataset}: protocol {result.protocol} ({paper.paper})",
         results=tuple(shown),
         means=means if len(result.splits) > 1 else {},
         published=tuple(published),
         differences=_difference_rows(config, paper, result),
         open=tuple(paper.open),
-        notes=_headline(config, paper),
+        notes=(*_headline(config, paper), *notes),
     )
 
 
@@ -188,31 +192,27 @@ def facts_of_weights(nets: Sequence[Net]) -> list[Deviation]:
                     field=f"{name}.classes", paper="known", here="not said: taken in the order of the set"
                 )
         if net.check.note:
-            facts[f"{name}.split"] = Deviation(field=f"{name}.split", paper=net.used.split, here=net.check.note)
+            facts[f"{name}.split {net.used.split}"] = Deviation(
+                field=f"{name}.split", paper=net.used.split, here=net.check.note
+            )
     return list(facts.values())
 
 
-def facts_of_pictures(works: Sequence[SplitRun]) -> list[Deviation]:
-    """Return in what extracted pictures are others than the protocol has them, once a stream."""
-    found: dict[str, Deviation] = {}
-    for work in works:
-        folder = work.config.extracted
-        if folder is None:
-            continue
-        known = (read_facts(Path(folder) / video.name) for video in work.videos.split.test)
-        facts = next((one for one in known if one is not None), None)
-        for stream in nets_of(work.config.protocol) if facts is not None else []:
-            reader = StreamReader(stream)
-            made = facts.get(str(reader.field)) if facts is not None else None
-            if made is not None and reader.motion is not None:
-                for key, own in (("method", "estimator"), ("bound", "bound")):
-                    here, wanted = made.get(key), getattr(reader.motion, own)
-                    if here is not None and here != wanted:
-                        name = f"streams.{stream.name}.motion.{own} of the pictures"
-                        found[name] = Deviation(field=name, paper=wanted, here=here)
-            if facts is not None and "rgb" in facts and "rgb" in stream.reads:
-                name = f"streams.{stream.name}.frames"
-                quality = facts["rgb"].get("quality")
-                here = f"extracted as JPEG pictures (quality {quality}, {facts.get('decoder')})"
-                found[name] = Deviation(field=name, paper="not said", here=here)
-    return list(found.values())
+def with_pictures(
+    found: Sequence[Deviation], works: Sequence[SplitRun], protocol: VideoProtocol
+) -> tuple[list[Deviation], list[str]]:
+    """Return deviations with those of extracted pictures among them, and sentences on how these were made."""
+    folder = works[0].config.extracted
+    videos = list({video.name: video for work in works for video in work.videos.split.test}.values())
+    if folder is None:
+        return list(found), []
+    made = conditions(folder, videos)
+    whole = list(found)
+    for one in condition_deviations(made, protocol.streams):
+        # What the pictures are counts, not what the protocol of the run asked for.
+        place = next((number for number, known in enumerate(whole) if known.field == one.field), None)
+        if place is None:
+            whole.append(one)
+        else:
+            whole[place] = Deviation(field=one.field, paper=whole[place].paper, here=one.here)
+    return whole, condition_notes(made)
