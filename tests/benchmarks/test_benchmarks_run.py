@@ -33,7 +33,7 @@ from volrec.benchmarks.training import StreamModule
 from volrec.cli import main
 from volrec.config import BenchmarkConfig
 from volrec.io.video import open_video
-from volrec.weights import load_network, load_weights, save_weights
+from volrec.weights import OWN_KEYS, load_network, load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +206,27 @@ def stops_at(call: int, inner: Callable[..., Any], calls: list[Any]) -> Callable
         return inner(*args, **kwargs)
 
     return outer
+
+
+def test_weights_of_others_are_shown_what_they_were_trained_on(c3d: Path, root: Path, tmp_path: Path) -> None:
+    network, card = load_network(c3d / "split-1-rgb" / "weights.safetensors")
+    own = {key: value for key, value in card.items() if key not in OWN_KEYS}
+    read = {"channels": "RGB", "range": [0.0, 1.0], "mean": [0.4, 0.5, 0.6], "std": [0.25], "size": [16, 112, 112]}
+    save_weights(tmp_path / "port.safetensors", network, {**own, "input": read})
+    weights = ("--weights", f"rgb={tmp_path / 'port.safetensors'}")
+    assert run(root, "c3d-finetuned", tmp_path / "as-trained", *weights) == 0
+    # The same, asked for by hand, of weights that say nothing.
+    plain = ("--weights", f"rgb={c3d / 'split-1-rgb' / 'weights.safetensors'}")
+    asked = [
+        f"streams.rgb.frames.{key}={value}"
+        for key, value in (("order", "rgb"), ("mean", [102, 127.5, 153]), ("scale", [4 / 255]))
+    ]
+    more = [part for one in asked for part in ("--set", one)]
+    assert run(root, "c3d-finetuned", tmp_path / "by-hand", *plain, *more) == 0
+    first, second = (ScoreSet.read(tmp_path / name / "split-1.safetensors") for name in ("as-trained", "by-hand"))
+    np.testing.assert_allclose(first.logits, second.logits, rtol=1e-4, atol=1e-5)
+    named = {one["field"] for one in result(tmp_path / "as-trained")["deviations"]}
+    assert {f"streams.rgb.frames.{key}" for key in ("order", "mean", "scale")} <= named
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_scores(

@@ -14,7 +14,7 @@ from volrec.benchmarks.counting import CountingReader, flow_facts, frame_facts, 
 from volrec.benchmarks.fusion import apply_svm, fit_svm, fuse
 from volrec.benchmarks.leaks import SplitCheck, check_split, trained_on
 from volrec.benchmarks.reading import StreamReader
-from volrec.benchmarks.results import WeightsUsed
+from volrec.benchmarks.results import Deviation, WeightsUsed
 from volrec.benchmarks.scores import ScoreSet, class_order
 from volrec.benchmarks.sets import Video, VideoSet
 from volrec.benchmarks.settings import nets_of
@@ -22,6 +22,7 @@ from volrec.benchmarks.streams import score_videos
 from volrec.benchmarks.testing import StreamScorer
 from volrec.benchmarks.training import fit_stream
 from volrec.benchmarks.views import crop_boxes
+from volrec.benchmarks.weights_input import read_as_trained
 from volrec.config import BenchmarkConfig, StreamProtocol
 from volrec.errors import Problem, RunError, VolrecError
 from volrec.io.video import open_video
@@ -57,6 +58,8 @@ class Net:
         Which weights.
     check : SplitCheck
         What they have seen.
+    fed : tuple of Deviation
+        What they are shown otherwise than the protocol says, because they were trained on it.
     """
 
     stream: StreamProtocol
@@ -65,6 +68,7 @@ class Net:
     card: Mapping[str, Any]
     used: WeightsUsed
     check: SplitCheck
+    fed: tuple[Deviation, ...] = ()
 
     @property
     def given(self) -> bool:
@@ -231,7 +235,10 @@ class SplitRun:
             stream=stream.name,
             split=self.videos.split.id,
         )
-        return Net(stream, member, network, card, used, check)
+        fed: list[Deviation] = []
+        if given:
+            stream, fed = read_as_trained(stream, card)
+        return Net(stream, member, network, card, used, check, tuple(fed))
 
     def _check_fit(self, network: SequenceNetwork, card: Mapping[str, Any], stream: StreamProtocol, path: Path) -> None:
         channels, names = StreamReader(stream).channels, self.videos.classes

@@ -191,6 +191,7 @@ def facts_of_weights(nets: Sequence[Net]) -> list[Deviation]:
                 facts[f"{name}.classes"] = Deviation(
                     field=f"{name}.classes", paper="known", here="not said: taken in the order of the set"
                 )
+        facts |= {one.field: one for one in net.fed}
         if net.check.note:
             facts[f"{name}.split {net.used.split}"] = Deviation(
                 field=f"{name}.split", paper=net.used.split, here=net.check.note
