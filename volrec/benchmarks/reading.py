@@ -238,15 +238,16 @@ class StreamReader:
         return int(wanted[0]), int(wanted[1])
 
     def _scaled(self, images: np.ndarray, target: Sequence[int], *, last: bool) -> np.ndarray:
-        """Return images (N, H, W, C) or (with `last` False) (N, C, H, W) at another height and width."""
-        shown = images if last else images.transpose(0, 2, 3, 1)
-        if shown.shape[1:3] == tuple(target):
+        """Return images (N, H, W, 3) or (with `last` False) planes (N, C, H, W) at another height and width."""
+        planes = images if last else images.reshape(-1, *images.shape[-2:])
+        height, width = target
+        if planes.shape[1:3] == (height, width):
             return images
         method = _INTERPOLATION[self.frames.interpolation]
-        out = np.empty((len(shown), *target, shown.shape[-1]), dtype=images.dtype)
-        for image, into in zip(shown, out, strict=True):
-            _resize(image, into, method)
-        return out if last else np.ascontiguousarray(out.transpose(0, 3, 1, 2))
+        out = np.empty((len(planes), height, width, *planes.shape[3:]), dtype=images.dtype)
+        for image, into in zip(planes, out, strict=True):
+            cv2.resize(np.ascontiguousarray(image), (width, height), dst=into, interpolation=method)
+        return out if last else out.reshape(*images.shape[:2], height, width)
 
     def _a_channel(self, values: Sequence[float], like: Tensor) -> Tensor:
         if len(values) not in (1, 3):
@@ -257,11 +258,3 @@ class StreamReader:
                 code="protocol",
             )
         return torch.tensor(list(values), device=like.device)[None, :, None, None, None]
-
-
-def _resize(image: np.ndarray, out: np.ndarray, method: int) -> None:
-    """Resize an image (H, W, C); OpenCV takes four channels at a time of what it is quick with."""
-    height, width, channels = out.shape
-    for start in range(0, channels, 4):
-        part = np.ascontiguousarray(image[..., start : start + 4])
-        out[..., start : start + 4] = cv2.resize(part, (width, height), interpolation=method).reshape(height, width, -1)
