@@ -22,6 +22,7 @@ COMMANDS = (
     "pretrain",
     "transfer",
     "import-weights",
+    "benchmark",
 )
 HEAVY = ("torch", "monai", "pytorch_lightning", "pandas", "numpy", "pydicom", "sklearn", "matplotlib", "pydantic")
 
@@ -44,6 +45,7 @@ def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> Non
 def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys; from volrec.cli import main; main(['--help']); main(['train', '--help']);"
+        "main(['benchmark', '--help']); main(['benchmark', 'extract', '--help']);"
         f"heavy = [name for name in {HEAVY!r} if name in sys.modules]; assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

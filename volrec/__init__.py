@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from volrec import networks as networks
+    from volrec.api import Benchmark as Benchmark
     from volrec.api import FusedRun as FusedRun
     from volrec.api import Plan as Plan
     from volrec.api import Run as Run
+    from volrec.api import benchmark as benchmark
     from volrec.api import fuse as fuse
     from volrec.api import import_weights as import_weights
     from volrec.api import index as index
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Benchmark": "volrec.api",
     "FusedRun": "volrec.api",
     "Plan": "volrec.api",
     "Run": "volrec.api",
+    "benchmark": "volrec.api",
     "fuse": "volrec.api",
     "import_weights": "volrec.api",
     "index": "volrec.api",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,11 +18,13 @@ from videos import encode, moving
 from volrec.benchmarks import extraction
 from volrec.benchmarks.extracted import ExtractedVideo, to_pictures
 from volrec.benchmarks.extraction import extract
+from volrec.benchmarks.protocol import load_protocol
+from volrec.benchmarks.reading import StreamReader
 from volrec.benchmarks.sets.common import Video
 from volrec.errors import ConfigError, DataError, StoreError
 from volrec.io.flow_pictures import read_flow_folder
 from volrec.io.video import read_video
-from volrec.transforms import from_pictures
+from volrec.transforms import drift, flow, from_pictures
 from volrec.transforms.drift import warped_slice_flow
 from volrec.transforms.flow import slice_flow
 
@@ -45,7 +49,7 @@ def test_what_is_written_is_what_was_decoded_resized_and_estimated(clip: Video, 
     folder = tmp_path / "out" / "Walk" / "v_clip"
     extracted = ExtractedVideo(folder)
     whole = read_video(clip.path)
-    small = np.stack([np.asarray(Image.fromarray(frame).resize((43, 32), 2)) for frame in whole])  # 2: bilinear
+    small = np.stack([cv2.resize(frame, (43, 32)) for frame in whole])
     assert (
         extracted.length == 5 and extracted.facts["size"] == [32, 43] and extracted.facts["original_size"] == [48, 64]
     )
@@ -82,6 +86,68 @@ def test_the_facts_say_what_made_it_and_hold_no_path(clip: Video, tmp_path: Path
     assert facts["rgb"]["quality"] == facts["flow"]["quality"] == 80
     assert facts["flow"]["bound"] == 15 and facts["flow"]["estimator"].endswith(" dis") and facts["flow"]["settings"]
     assert str(tmp_path) not in text and "warped" not in facts
+
+
+def as_jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "jpeg", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "area"])
+@pytest.mark.parametrize("size", [25, 33, (40, 30)])
+def test_frames_are_those_of_a_run_that_decodes_the_video_but_for_the_jpeg(
+    size: int | tuple[int, int], interpolation: str, tmp_path: Path
+) -> None:
+    """Also where the other side falls between two pixels: 37 and 48.84 of a width of 74."""
+    video = video_of(encode(tmp_path / "v.avi", moving(3, height=50, width=74), codec="mpeg4"), "v")
+    tsn = load_protocol("tsn-eccv16").streams[0]
+    frames = tsn.frames.model_copy(update={"resize": size, "interpolation": interpolation})
+    reader = StreamReader(tsn.model_copy(update={"frames": frames}))
+    out = tmp_path / "out"
+    assert extract([video], out, what=["rgb"], size=size, interpolation=interpolation, quality=90, **FAST) == []
+    kept = reader.open(video, decoder="pyav", extracted=str(out))
+    decoded = reader.open(video, decoder="pyav", extracted=None)
+    with kept, decoded:
+        one, other = (reader.read(each, np.arange(3))["rgb"] for each in (kept, decoded))
+    np.testing.assert_array_equal(one, np.stack([as_jpeg(picture, 90) for picture in other]))
+    resized = ExtractedVideo(out / "v").facts["resize"]
+    assert resized.startswith("opencv ") and resized.endswith(f" {interpolation}")
+
+
+def test_the_smoothing_resize_is_pillows(clip: Video, tmp_path: Path) -> None:
+    extract([clip], tmp_path / "out", what=["rgb"], size=16, interpolation="antialiased", quality=100, **FAST)
+    extracted = ExtractedVideo(tmp_path / "out" / clip.name)
+    expected = np.asarray(Image.fromarray(read_video(clip.path)[2]).resize((21, 16), Image.Resampling.BILINEAR))
+    weights = [0.299, 0.587, 0.114]
+    assert np.abs(extracted.frames([2])[0] @ weights - expected @ weights).max() < 8
+    assert "antialiasing" in extracted.facts["resize"]
+
+
+def test_flow_and_warped_flow_are_estimated_from_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same pictures as apart, with two estimates a pair in place of three: the camera moves."""
+    scene = np.asarray(
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 13), np.uint8)).resize((96, 64), 3)
+    )
+    video = np.repeat(np.stack([scene[8:56, 2 * t : 2 * t + 64] for t in range(4)])[..., None], 3, axis=3)
+    clip = video_of(encode(tmp_path / "pan.avi", video, codec="mpeg4"), "pan")
+    calls = []
+
+    def counted(one: np.ndarray, other: np.ndarray, *, method: str, spacing: Any = (1, 1)) -> np.ndarray:
+        calls.append(method)
+        return flow.estimate_flow(one, other, method=method, spacing=spacing)
+
+    monkeypatch.setattr(extraction, "estimate_flow", counted)
+    monkeypatch.setattr(drift, "estimate_flow", counted)
+    for parts, estimates in ((["flow"], 3), (["warped"], 6), (["flow", "warped"], 6)):
+        calls.clear()
+        extract([clip], tmp_path / "-".join(parts), what=parts, **FAST)
+        assert len(calls) == estimates
+    both, apart = (
+        {path.name: path.read_bytes() for name in names for path in (tmp_path / name / "pan").glob("*.jpg")}
+        for names in (["flow-warped"], ["flow", "warped"])
+    )
+    assert both == apart and len(both) == 12
 
 
 @settings(max_examples=60, deadline=None)
@@ -124,6 +190,7 @@ def test_a_second_run_does_nothing_and_flow_is_added_to_frames(
         ({"bound": 10}, "another bound of flow"),
         ({"estimator": "farneback"}, "another method of flow"),
         ({"decoder": "opencv"}, "another decoder"),
+        ({"interpolation": "area"}, "another interpolation"),
     ],
 )
 def test_other_settings_are_a_problem_unless_overwriting(
@@ -185,7 +252,7 @@ def test_an_extraction_that_is_interrupted_leaves_nothing_that_looks_complete(
     assert ExtractedVideo(out / clip.name).frames([4]).shape == (1, 48, 64, 3)
     with pytest.raises(DataError, match="'flow' was not extracted, only rgb"):
         ExtractedVideo(out / clip.name).flow([0])
-    with pytest.raises(DataError, match="its extraction did not end"):
+    with pytest.raises(DataError, match=r"the folder has no extraction\.json"):
         ExtractedVideo(out / "other")
     (out / "other.tmp").mkdir()  # As a run leaves it that was killed.
     (out / "other.tmp" / "img_00099.jpg").touch()
@@ -246,6 +313,10 @@ def test_a_video_of_one_frame_has_no_flow(tmp_path: Path) -> None:
         ({"bound": 0.0}, "bound must be"),
         ({"decoder": "decord"}, "decoder must be one of"),
         ({"estimator": "raft"}, "method must be one of"),
+        (
+            {"interpolation": "nearest"},
+            "interpolation must be one of bilinear, bicubic, area, antialiased; got nearest",
+        ),
         ({"jobs": 0}, "jobs must be"),
     ],
 )
@@ -270,8 +341,47 @@ def test_a_picture_that_is_missing_or_of_another_size_is_named(clip: Video, tmp_
     folder = tmp_path / "out" / clip.name
     extracted = ExtractedVideo(folder)
     (folder / "flow_y_00002.jpg").unlink()
-    with pytest.raises(DataError, match=r"flow_y_00002\.jpg: the frame cannot be read"):
+    with pytest.raises(DataError, match=r"flow_y_00002\.jpg: the picture cannot be read"):
         extracted.flow([1])
     Image.fromarray(moving(1, height=40)[0]).save(folder / "img_00003.jpg")
     with pytest.raises(DataError, match=r"img_00003\.jpg: the picture is 64 x 40 pixels, not 64 x 48"):
         extracted.frames([2])
+
+
+def test_what_another_tool_left_is_not_replaced(clip: Video, tmp_path: Path) -> None:
+    """Neither in the place of the folder to come, nor where TSN's tools put it, whatever is asked for."""
+    for name in (clip.name, "v_clip"):
+        left = tmp_path / name.replace("/", "-") / name / "img_00001.jpg"
+        left.parent.mkdir(parents=True)
+        Image.fromarray(moving(1)[0]).save(left)
+        (problem,) = extract([clip], tmp_path / name.replace("/", "-"), overwrite=True, **FAST)
+        assert problem.code == "extraction-foreign" and "Extract to another folder" in problem.remedy
+        assert [path.name for path in left.parent.iterdir()] == ["img_00001.jpg"]
+
+
+def test_a_folder_that_is_replaced_is_whole_until_then(
+    clip: Video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run leaves it that was killed before the old pictures were gone."""
+    out = tmp_path / "out"
+    extract([clip], out, what=["rgb"], **FAST)
+
+    def killed(folder: Path) -> None:
+        if (folder / "img_00001.jpg").exists() and (folder.parent / "v_clip.old.tmp").exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(extraction, "_finish_removal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract([clip], out, what=["rgb"], size=24, overwrite=True, **FAST)
+    assert len(list((out / "Walk" / "v_clip.old.tmp").iterdir())) == 6  # Moved as a whole: five frames and the facts.
+    assert ExtractedVideo(out / clip.name).facts["size"] == [24, 32]
+    assert extract([clip], out, what=["rgb"], size=24, **FAST) == []
+    assert [path.name for path in (out / "Walk").iterdir()] == ["v_clip"]
+    assert ExtractedVideo(out / clip.name).frames([0]).shape == (1, 24, 32, 3)
+
+
+def test_flow_of_other_slices_is_refused() -> None:
+    slices = np.zeros((2, 20, 30), np.float32)
+    with pytest.raises(DataError, match=r"has shape \(2, 20, 30\), got \(2, 30, 20\)"):
+        drift.warped_flow(*slices, method="dis", flow=np.zeros((2, 30, 20), np.float32))

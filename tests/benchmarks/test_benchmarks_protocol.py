@@ -7,12 +7,14 @@ import subprocess
 import sys
 from fnmatch import fnmatchcase
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
-from volrec.benchmarks.protocol import list_protocols, load_protocol, stream_channels
+from volrec.benchmarks.protocol import list_protocols, load_protocol, paper_of, stream_channels
 from volrec.benchmarks.views import Deviation, crop_boxes, differences, scaled
+from volrec.config import dump_yaml
 from volrec.config.benchmark import VideoProtocol
 from volrec.errors import ConfigError
 from volrec.networks import create
@@ -383,3 +385,14 @@ class TestDifferences:
             "streams.rgb.frames.resize: 64 x 84, the paper's is 256 x 340 (--scale)"
         )
         assert str(Deviation("streams.flow", True, False)) == "streams.flow: no, the paper's is yes"
+
+
+def test_a_file_of_ones_own_is_compared_with_the_protocol_it_builds_on(tmp_path: Path) -> None:
+    first, second, alone = (tmp_path / f"{name}.yaml" for name in ("first", "second", "alone"))
+    first.write_text("extends: tsn-eccv16\nname: mine\n")
+    second.write_text(f"extends: [{first}, two-stream]\nname: mine-too\n")
+    alone.write_text(dump_yaml(load_protocol("tsn-eccv16").model_copy(update={"name": "own"})))
+    assert paper_of(first).name == "tsn-eccv16"
+    assert paper_of(second).name == "tsn-eccv16"
+    assert paper_of(alone).name == "own"
+    assert paper_of("tsn-eccv16-3modalities").name == "tsn-eccv16-3modalities"

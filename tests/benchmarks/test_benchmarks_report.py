@@ -84,6 +84,7 @@ def full() -> BenchmarkReport:
         ),
         (("flow.estimator", "tvl1 on a GPU", "tvl1"),),
         ("Weights were trained for 10 of 3,500 updates.",),
+        ("the batch: 128 is taken",),
     )
 
 
@@ -104,9 +105,7 @@ def test_no_number_goes_without_its_name_and_its_videos() -> None:
     assert len(rows) == 3 * (3 + 3 + 2)
     for split, stream, metric, value, count in rows:
         assert split in SPLITS and stream in ("rgb", "flow", "rgb+flow") and metric in METRICS.values()
-        assert count == (
-            "1,500 clips of 60 videos of 3,783 listed" if "clip" in metric else "60 videos of 3,783 listed"
-        )
+        assert count == ("1,500 clips of 60 of 3,783 videos" if "clip" in metric else "60 of 3,783 videos")
         low, high = (float(part) for part in value.partition("[")[2].rstrip("]").split(", "))
         assert low <= float(value.partition(" ")[0]) <= high
 
@@ -126,12 +125,16 @@ def test_the_mean_shows_its_splits() -> None:
 
 def test_every_condition_is_there_and_what_is_not_known_is_said() -> None:
     found = conditions(full())
-    assert list(found) == list(CONDITIONS.values())
+    assert list(found) == [title for fact, title in CONDITIONS.items() if fact not in ("c", "unlabelled")]
     assert found["decoder"] == {"all": "pyav 18.0.0"} and found["videos evaluated"] == {"all": "60 of 3,783 listed"}
     assert found["missing videos"] == {"all": "3700"} and found["quarantined videos"] == {"all": "23"}
-    assert found["clips × crops"]["rgb (1, 2, 3); flow (1, 2, 3)"] == "25 × 10"
+    assert found["clips × crops"] == {"all": "25 × 10"}
     assert found["flow"]["flow (1, 2, 3)"] == "tvl1, clipped to 20 pixels" and found["flow"]["rgb (1, 2, 3)"] == "none"
-    assert found["fusion"]["rgb+flow (1, 2, 3)"] == "0.4 rgb + 0.6 flow at stage logits"
+    assert found["fusion"] == {"all": "0.4 rgb + 0.6 flow at stage logits"}
+    machine = conditions(BenchmarkReport("c", (result_of(drawn(c=0.01, unlabelled=4), ["video-top1"]),)))
+    assert machine["C of the SVM"] == {"all": "0.01"} and machine["videos without a label"] == {"all": "4"}
+    both = tuple(result_of(each, ["video-top1"]) for each in (drawn(), drawn(stream="trajectories", c=100.0)))
+    assert conditions(BenchmarkReport("one", both))["C of the SVM"] == {"trajectories (1)": "100.0"}
     bare = ScoreSet.from_arrays(["v"], ["a", "b"], labels=[0], logits=[[1, 0]])
     found = conditions(BenchmarkReport("theirs", (result_of(bare, ["video-top1"]),)))
     assert found["decoder"] == found["seed"] == found["clips × crops"] == {"all": "not recorded"}
@@ -149,6 +152,8 @@ def test_a_published_value_is_compared_with_its_like_only() -> None:
         report, means={"rgb+flow": [mean_over_splits(report.means["rgb+flow"][1].splits[:2], wanted=SPLITS)]}
     )
     assert table(two, "Published").rows[0][4] == "not measured here"
+    recalled = dataclasses.replace(report, published=(dataclasses.replace(report.published[0], verified=False),))
+    assert table(recalled, "Published").rows[0][4] == "not compared: not verified"
     assert "without 3" in table(two, "Mean over splits, each of the same weight").rows[0][3]
 
 
@@ -180,8 +185,9 @@ def test_the_terminal_and_the_file_show_the_same(tmp_path: Path) -> None:
         for row in each.rows:
             assert all(cell in shown for cell in row)
             assert "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" in written
-    for text in ("TSN on UCF101", "10 of 3,500 updates", "bootstrap over 60 groups"):
+    for text in ("TSN on UCF101", "10 of 3,500 updates", "bootstrap over 60 groups", "the batch: 128 is taken"):
         assert text in shown and text in written
+    assert shown.count("leaves open") == written.count("leaves open") == 1
     assert "## Classes" in written and "Classes" not in shown
     lines = [line for line in written.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") - 1 for line in lines} == {3, 5, 6}

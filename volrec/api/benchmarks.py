@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from volrec.api.settings import destination
 from volrec.config import BenchmarkConfig, VideoProtocol
-from volrec.errors import ConfigError, Problem
+from volrec.errors import Problem, VolrecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +95,8 @@ def benchmark(
     protocol : str, path or VideoProtocol
         Name of a protocol of the package, a YAML file in its form, or the protocol itself.
     splits : sequence of str, optional
-        Official splits by number; ``own-1``, ``random-0`` by name. Default: those of the paper's headline.
+        Official splits by number; ``own-1``, ``random-0`` by name. Default: those of the paper's headline, where the
+        set has such splits.
     out : path, optional
         Run folder; default ``runs/benchmark-DATASET-PROTOCOL``.
     lists : path, optional
@@ -136,11 +137,14 @@ def benchmark(
         An unknown name, lists or a split that are not what they should be, weights that do not fit, no usable video.
     """
     from volrec.benchmarks.pipeline import BenchmarkRun
-    from volrec.benchmarks.protocol import load_protocol
+    from volrec.benchmarks.protocol import list_protocols, load_protocol, paper_of
     from volrec.benchmarks.settings import check_streams, settle_protocol
 
-    paper = protocol if isinstance(protocol, VideoProtocol) else load_protocol(protocol)
-    here = settle_protocol(paper, scale=scale, width=width, estimator=flow, overrides=overrides)
+    given = protocol if isinstance(protocol, VideoProtocol) else load_protocol(protocol)
+    # A changed copy of a paper's protocol, or one that builds on it, is measured against the paper's.
+    paper = given if isinstance(protocol, VideoProtocol) else paper_of(protocol)
+    paper = load_protocol(given.name) if given.name in list_protocols() else paper
+    here = settle_protocol(given, scale=scale, width=width, estimator=flow, overrides=overrides)
     check_streams(list(weights or {}), here, what="weights")
     check_streams(list(init or {}), here, what="init")
     trainer = {key: settings.pop(key) for key in ("seed", "accelerator", "workers", "precision") if key in settings}
@@ -148,8 +152,8 @@ def benchmark(
         "dataset": dataset,
         "root": str(Path(root).resolve()),
         "lists": _resolved(lists),
-        "splits": list(splits or here.splits.split(",")),
-        "paper": str(protocol) if not isinstance(protocol, VideoProtocol) else paper.name,
+        "splits": list(splits or _headline_splits(dataset, here)),
+        "paper": paper.name,
         "protocol": here.to_dict(),
         "scale": scale,
         "width": width,
@@ -168,17 +172,33 @@ def benchmark(
             update={"trainer": type(config.trainer).model_validate({**config.trainer.to_dict(), **trainer})}
         )
     path = destination(f"benchmark-{dataset}-{here.name}", out)
-    return _run(BenchmarkRun.create(path, config), paper, jobs=jobs, allow_leak=allow_leak, say=say)
+    run = BenchmarkRun.create(path, config)
+    run.write_paper(paper)
+    try:
+        return _run(run, paper, parts=None, jobs=jobs, allow_leak=allow_leak, say=say)
+    except VolrecError:
+        run.discard_unbegun()
+        raise
 
 
 def resume_benchmark(
     path: Path | str,
     *,
+    parts: Sequence[str] | None = None,
     jobs: int = 1,
     allow_leak: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Benchmark:
-    """Go on with an interrupted benchmark; what is finished is not done again.
+    """Go on with an interrupted benchmark, or test what one has trained; what is finished is not done again.
+
+    Parameters
+    ----------
+    path : path
+        Run folder.
+    parts : sequence of {"train", "test"}, optional
+        What is done; default: what the run was begun for. ``["test"]`` tests a run that only trained.
+    jobs, allow_leak, say
+        As `benchmark`.
 
     Raises
     ------
@@ -186,15 +206,9 @@ def resume_benchmark(
         There is no such run.
     """
     from volrec.benchmarks.pipeline import BenchmarkRun
-    from volrec.benchmarks.protocol import load_protocol
 
     run = BenchmarkRun.open(path)
-    paper = run.config.paper
-    try:
-        known = load_protocol(paper)
-    except ConfigError:
-        known = run.config.protocol  # it was given as an object, or its file is gone
-    return _run(run, known, jobs=jobs, allow_leak=allow_leak, say=say)
+    return _run(run, run.paper, parts=parts, jobs=jobs, allow_leak=allow_leak, say=say)
 
 
 def extract_videos(
@@ -289,14 +303,25 @@ def _run(
     run: BenchmarkRun,
     paper: VideoProtocol,
     *,
+    parts: Sequence[str] | None,
     jobs: int,
     allow_leak: bool,
     say: Callable[[str], None] | None,
 ) -> Benchmark:
     from volrec.benchmarks.pipeline import run_benchmark
 
-    done = run_benchmark(run, paper, jobs=jobs, allow_leak=allow_leak, say=say or (lambda text: None))
+    done = run_benchmark(run, paper, parts=parts, jobs=jobs, allow_leak=allow_leak, say=say or (lambda text: None))
     return Benchmark(run.path, done.result, done.report, done.scores, done.problems)
+
+
+def _headline_splits(dataset: str, protocol: VideoProtocol) -> list[str]:
+    """Return the splits of the paper's headline, or the usual one of a set that has no such splits."""
+    from volrec.benchmarks.sets import SETS
+
+    wanted, usual = protocol.splits.split(","), SETS.get(dataset, "1")
+    if wanted[0].isdigit():
+        return wanted if usual.isdigit() else [usual]
+    return wanted if dataset in protocol.datasets and not usual.isdigit() else [usual]
 
 
 def _resolved(lists: Lists) -> list[str] | None:

@@ -4,7 +4,8 @@ For every video, in this order: decode, resize, estimate flow (at the size that 
 JPEG). One video at a time is built beside its folder and moved there whole, ``extraction.json`` last, so that what is
 there is complete; videos that were done before with the same settings and of the same file are skipped, and flow can be
 added to frames. How frames were extracted is worth several points of accuracy in replications of TSN, so everything
-that matters is in ``extraction.json`` (`volrec.benchmarks.extracted`).
+that matters is in ``extraction.json`` (`volrec.benchmarks.extracted`). Unless asked otherwise, frames are resized as
+they are when a run decodes them itself: by OpenCV, bilinear without smoothing, which is also what TSN's tools do.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from volrec.benchmarks.extracted import FACTS, FORMAT, PARTS, read_facts, to_pictures
+from volrec.benchmarks.extracted_of_others import find_extracted, scan_video
 from volrec.benchmarks.sets.common import Video
 from volrec.errors import ConfigError, DataError, Problem, StoreError, VolrecError
 from volrec.files import TEMPORARY, is_disk_full, write_atomically
@@ -30,7 +33,10 @@ from volrec.parallel import available_cpus, map_processes
 from volrec.transforms.drift import warped_flow
 from volrec.transforms.flow import estimate_flow, flow_backend, flow_settings
 
-__all__ = ["extract"]
+__all__ = ["INTERPOLATIONS", "extract"]
+
+INTERPOLATIONS = ("bilinear", "bicubic", "area", "antialiased")
+"""Resizes: OpenCV's three that protocols know, and Pillow's bilinear one, which smooths before it shrinks."""
 
 _DRIFT = "homography"
 _AT_ONCE = 16  # frames
@@ -46,6 +52,7 @@ class _Wanted:
     estimator: str
     bound: float
     decoder: str
+    interpolation: str
     overwrite: bool
 
 
@@ -59,6 +66,7 @@ def extract(
     estimator: str = "tvl1",
     bound: float = 20.0,
     decoder: str = "pyav",
+    interpolation: str = "bilinear",
     jobs: int | None = None,
     overwrite: bool = False,
 ) -> list[Problem]:
@@ -82,11 +90,13 @@ def extract(
         Pixels; displacements beyond are clipped.
     decoder : str
         See `volrec.io.video`.
+    interpolation : {"bilinear", "bicubic", "area", "antialiased"}
+        Of the resize: see `INTERPOLATIONS`.
     jobs : int, optional
         Processes; all that there are where it is not given.
     overwrite : bool
         Do again what is there; else a folder that was made with other settings, or of a file that has changed since,
-        is a problem.
+        is a problem. What another tool left is never touched.
 
     Returns
     -------
@@ -102,7 +112,7 @@ def extract(
     StoreError
         Where the disk is full.
     """
-    wanted = _check(_Wanted(Path(out), tuple(what), size, quality, estimator, bound, decoder, overwrite))
+    wanted = _check(_Wanted(Path(out), tuple(what), size, quality, estimator, bound, decoder, interpolation, overwrite))
     if jobs is not None and jobs < 1:
         raise _refused("jobs", "a whole number of at least 1", jobs)
     _check_names(videos)
@@ -131,9 +141,12 @@ def _name(video: Video) -> str:
 
 def _extract_one(video: Video, *, wanted: _Wanted) -> None:
     folder = wanted.out / video.name
+    _finish_removal(folder)
     source = _source(video.path)
     asked = _asked(wanted)
     facts = read_facts(folder)
+    if facts is None:
+        _refuse_foreign(video, wanted.out)
     if facts is not None:
         differs = _difference(facts, source, asked, wanted)
         if differs and not wanted.overwrite:
@@ -143,7 +156,8 @@ def _extract_one(video: Video, *, wanted: _Wanted) -> None:
                 where=folder,
                 code="extraction-differs",
             )
-        if differs in {"source", "size", "decoder"}:  # What is there does not go together with what is to come.
+        # What is there does not go together with what is to come.
+        if differs in {"source", "size", "decoder", "interpolation"}:
             facts = None
     parts = [part for part in wanted.parts if facts is None or wanted.overwrite or part not in facts]
     if not parts:
@@ -159,6 +173,7 @@ def _extract_one(video: Video, *, wanted: _Wanted) -> None:
             "video": video.name,
             "source": source,
             "requested_size": _plain(wanted.size),
+            "interpolation": wanted.interpolation,
             **made,
             **kept,
             **{part: asked[part] for part in parts},
@@ -175,6 +190,18 @@ def _extract_one(video: Video, *, wanted: _Wanted) -> None:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_foreign(video: Video, out: Path) -> None:
+    """Raise where another tool left pictures of a video: neither replace them nor stand before them unnoticed."""
+    there = find_extracted(out, video)
+    if there is not None and not (there / FACTS).exists() and scan_video(there) is not None:
+        raise DataError(
+            "another tool left its pictures there.",
+            remedy="Extract to another folder.",
+            where=there,
+            code="extraction-foreign",
+        )
 
 
 def _asked(wanted: _Wanted) -> dict[str, dict[str, Any]]:
@@ -208,6 +235,9 @@ def _difference(
         return "source"
     if facts["requested_size"] != _plain(wanted.size):
         return "size"
+    # Before there was a choice, all that was resized was smoothed.
+    if facts["resize"] is not None and facts.get("interpolation", "antialiased") != wanted.interpolation:
+        return "interpolation"
     if facts["decoder"] != (wanted.decoder if wanted.decoder == facts["decoder"] else _decoder_of(facts, wanted)):
         return "decoder"
     for part, how in asked.items():
@@ -246,21 +276,20 @@ def _source(path: Path) -> dict[str, Any]:
 
 def _make(path: Path, folder: Path, parts: Sequence[str], wanted: _Wanted) -> dict[str, Any]:
     """Write the pictures of `parts` and return the facts of the video."""
-    from PIL import __version__ as pillow
-
     with open_video(path, decoder=wanted.decoder) as reader:
         height, width = _target(reader.info, wanted.size)
         resized = (height, width) != (reader.info.height, reader.info.width)
         before: np.ndarray | None = None
-        for number, frame in enumerate(_resized(reader.chunks(_AT_ONCE), height, width), start=1):
+        for number, frame in enumerate(_frames(reader.chunks(_AT_ONCE)), start=1):
+            shown = _resize(frame, height, width, wanted.interpolation)
             if "rgb" in parts:
-                _save(folder / f"img_{number:05d}.jpg", frame, wanted.quality)
-            if len(parts) == 1 and parts[0] == "rgb":
+                _save(folder / f"img_{number:05d}.jpg", shown, wanted.quality)
+            if not set(parts) - {"rgb"}:
                 continue
-            grey = _grey(frame)
+            grey = _grey(shown)
             if before is not None:
-                for part, estimate in _estimates(wanted, parts):
-                    for name, field in zip(PARTS[part], estimate(before, grey), strict=True):
+                for part, fields in _estimates(before, grey, parts, wanted.estimator):
+                    for name, field in zip(PARTS[part], fields, strict=True):
                         values = to_pictures(field, bound=wanted.bound)
                         _save(folder / f"{name}_{number - 1:05d}.jpg", values, wanted.quality)
             before = grey
@@ -271,7 +300,7 @@ def _make(path: Path, folder: Path, parts: Sequence[str], wanted: _Wanted) -> di
         "codec": facts["codec"],
         "original_size": [facts["height"], facts["width"]],
         "size": [height, width],
-        "resize": f"pillow {pillow} bilinear, with antialiasing" if resized else None,
+        "resize": _resizer(wanted.interpolation) if resized else None,
         "order": "decode, resize, flow",
         "decoder": facts["decoder"],
         "decoder_version": facts["version"],
@@ -279,32 +308,52 @@ def _make(path: Path, folder: Path, parts: Sequence[str], wanted: _Wanted) -> di
 
 
 def _estimates(
-    wanted: _Wanted, parts: Sequence[str]
-) -> Iterator[tuple[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]]:
+    before: np.ndarray, grey: np.ndarray, parts: Sequence[str], method: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Give the fields of each part; that without the motion of the camera begins from the other."""
+    flow = estimate_flow(before, grey, method=method)
     if "flow" in parts:
-        yield "flow", partial(estimate_flow, method=wanted.estimator)
+        yield "flow", flow
     if "warped" in parts:
-        yield "warped", lambda one, other: warped_flow(one, other, drift=_DRIFT, method=wanted.estimator)[0]
+        yield "warped", warped_flow(before, grey, drift=_DRIFT, method=method, flow=flow)[0]
 
 
 def _target(info: VideoInfo, size: int | tuple[int, int] | None) -> tuple[int, int]:
     if size is None:
         return info.height, info.width
     if isinstance(size, int):
-        scale = size / min(info.height, info.width)
-        return math.floor(info.height * scale + 0.5), math.floor(info.width * scale + 0.5)
+        scale = size / min(info.height, info.width)  # As runs round it that decode the video themselves.
+        return max(size, round(info.height * scale)), max(size, round(info.width * scale))
     return size[0], size[1]
 
 
-def _resized(chunks: Iterator[np.ndarray], height: int, width: int) -> Iterator[np.ndarray]:
-    from PIL import Image
-
+def _frames(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     for chunk in chunks:
-        for frame in chunk:
-            if frame.shape[:2] == (height, width):
-                yield frame
-            else:
-                yield np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+        yield from chunk
+
+
+def _resize(frame: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    if frame.shape[:2] == (height, width):
+        return frame
+    if interpolation == "antialiased":
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+    import cv2
+
+    methods = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
+    return np.asarray(cv2.resize(frame, (width, height), interpolation=methods[interpolation]))
+
+
+def _resizer(interpolation: str) -> str:
+    """Name what resizes."""
+    if interpolation == "antialiased":
+        from PIL import __version__ as pillow
+
+        return f"pillow {pillow} bilinear, with antialiasing"
+    import cv2
+
+    return f"opencv {cv2.__version__} {interpolation}"
 
 
 def _grey(frame: np.ndarray) -> np.ndarray:
@@ -324,9 +373,9 @@ def _publish(temporary: Path, folder: Path, parts: Sequence[str], facts: str, *,
     if not keep:
         write_atomically(temporary / FACTS, facts)
         if folder.exists():
-            (folder / FACTS).unlink(missing_ok=True)
-            shutil.rmtree(folder)
+            os.replace(folder, _outgoing(folder))  # Whole or not there, never half of it.
         os.replace(temporary, folder)
+        _finish_removal(folder)
         return
     before = read_facts(folder) or {}
     if any(part in before for part in parts):  # About to be replaced one by one.
@@ -335,6 +384,15 @@ def _publish(temporary: Path, folder: Path, parts: Sequence[str], facts: str, *,
     for picture in temporary.iterdir():
         os.replace(picture, folder / picture.name)
     write_atomically(folder / FACTS, facts)
+
+
+def _outgoing(folder: Path) -> Path:
+    """Name the place where a folder waits for its removal."""
+    return folder.with_name(f"{folder.name}.old{TEMPORARY}")
+
+
+def _finish_removal(folder: Path) -> None:
+    shutil.rmtree(_outgoing(folder), ignore_errors=True)
 
 
 def _plain(size: int | tuple[int, int] | None) -> int | list[int] | None:
@@ -353,6 +411,15 @@ def _check(wanted: _Wanted) -> _Wanted:
         raise _refused("quality", "from 1 to 100", wanted.quality)
     if not 0 < wanted.bound < math.inf:
         raise _refused("bound", "a finite number of pixels above 0", wanted.bound)
+    if wanted.interpolation not in INTERPOLATIONS:
+        raise _refused("interpolation", f"one of {', '.join(INTERPOLATIONS)}", wanted.interpolation)
+    if wanted.size is not None and wanted.interpolation != "antialiased" and find_spec("cv2") is None:
+        raise ConfigError(
+            f"a resize by {wanted.interpolation!r} needs OpenCV, which is not installed.",
+            remedy="Install it with: pip install 'volrec[video]'; or choose 'antialiased'.",
+            where="extract.interpolation",
+            code="extract",
+        )
     if set(wanted.parts) - {"rgb"}:
         flow_backend(wanted.estimator)  # An estimator that is missing is told before the first video.
     return wanted

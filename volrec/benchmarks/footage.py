@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
-from volrec.benchmarks.extracted import ExtractedVideo
+from volrec.benchmarks.extracted import ExtractedVideo, find_extracted
 from volrec.benchmarks.sets import Video
 from volrec.benchmarks.views import frames_at_rate
 from volrec.errors import DataError
@@ -30,7 +30,8 @@ class Footage:
     decoder : str
         As in `volrec.io.video.open_video`.
     extracted : path, optional
-        Folder that `volrec.benchmarks.extract` wrote, or one in its layout.
+        Folder that `volrec.benchmarks.extraction.extract` wrote, or that another tool left in one of the layouts of
+        `volrec.benchmarks.extracted_of_others`.
     frame_rate : float, optional
         Frames a second that are looked at; None: all of them. A video that tells no rate is looked at whole.
     fields : str, optional
@@ -58,8 +59,8 @@ class Footage:
         self._fields = fields
         self._pictures: ExtractedVideo | None = None
         self._reader: VideoReader | None = None
-        folder = None if extracted is None else Path(extracted) / video.name
-        if folder is not None and folder.is_dir():
+        folder = None if extracted is None else find_extracted(extracted, video)
+        if folder is not None:
             self._pictures = ExtractedVideo(folder)
         if fields is not None and (self._pictures is None or fields not in self._pictures.facts):
             raise DataError(
@@ -93,8 +94,7 @@ class Footage:
         """Height and width of the fields."""
         if self._pictures is None:
             raise DataError("no fields were opened.", remedy="Open it with fields.", where=self.video.path)
-        height, width = self._pictures.facts["size"]
-        return int(height), int(width)
+        return self._pictures.size_of(str(self._fields))
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return frames (N, H, W, 3) uint8 RGB, each decoded once however often it is asked for."""

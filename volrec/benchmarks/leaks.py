@@ -92,7 +92,7 @@ def check_split(facts: Mapping[str, Any], split: Split, *, allow_leak: bool = Fa
     if not allow_leak:
         raise RunError(
             f"{problem}.",
-            remedy=f"Train on {split.id}, or test on {name}; allow_leak=True gives a marked number.",
+            remedy=f"Train on {split.id}, or test on {name}; allow_leak=True (--allow-leak) gives a marked number.",
             where=f"{name} ({digest})" if lists else None,
             code="leak",
         )

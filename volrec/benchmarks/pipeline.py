@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from volrec.benchmarks.metrics import mean_over_splits, metric_of
-from volrec.benchmarks.publications import load_published
-from volrec.benchmarks.report import BenchmarkReport, Published, Result, result_of, write_report
-from volrec.benchmarks.results import BenchmarkResult, Decoder, Deviation, SplitResult, write_result
+from volrec.benchmarks.protocol import load_protocol
+from volrec.benchmarks.report import BenchmarkReport, Result, write_report
+from volrec.benchmarks.results import BenchmarkResult, Decoder, SplitResult, write_result
 from volrec.benchmarks.scores import ScoreSet
 from volrec.benchmarks.sets import Video, VideoSet, open_set
 from volrec.benchmarks.settings import deviations, nets_of
-from volrec.benchmarks.split_run import Net, Say, SplitRun
-from volrec.config import BenchmarkConfig, VideoProtocol
-from volrec.errors import Problem
+from volrec.benchmarks.split_run import Net, Say, SplitRun, note_problems
+from volrec.benchmarks.summary import build_report, facts_of_weights, results_of, split_result, with_pictures
+from volrec.config import BenchmarkConfig, VideoProtocol, dump_yaml
+from volrec.errors import DataError, Problem
+from volrec.files import write_atomically
 from volrec.runs import RunFolder
+from volrec.training.interrupts import Interrupted
 from volrec.versions import collect_versions
 
 if TYPE_CHECKING:
@@ -29,16 +34,37 @@ __all__ = ["BenchmarkRun", "Finished", "run_benchmark"]
 
 log = logging.getLogger(__name__)
 
-SINGLE_LABEL = ("video-top1", "video-top5", "mean-class-accuracy")
-SEVERAL_LABELS = ("video-hit1", "video-hit5")
-DONE = 100
-"""Per cent."""
+
+PAPER = "paper.yaml"
+"""File of the paper's protocol in a run folder."""
 
 
 class BenchmarkRun(RunFolder):
     """The folder of a benchmark run: config, parts ``split-1-rgb`` .., scores, ``benchmark.json``, ``report.md``."""
 
     schema = BenchmarkConfig
+
+    @property
+    def paper(self) -> VideoProtocol:
+        """The paper's protocol, as the run was begun with it."""
+        file = self.path / PAPER
+        return load_protocol(file) if file.is_file() else self.config.protocol
+
+    def write_paper(self, paper: VideoProtocol) -> None:
+        """Keep the paper's protocol: a run goes on with the same one, whatever becomes of its file."""
+        write_atomically(self.path / PAPER, dump_yaml(paper))
+
+    def discard_unbegun(self) -> None:
+        """Remove the folder of a run that was refused before anything was done: the mended command can be given again.
+
+        A folder with anything else in it stays.
+        """
+        own = {"config.yaml", "versions.json", "quarantine.csv", PAPER}
+        there = list(self.path.iterdir())
+        if all(path.name in own for path in there):
+            for path in there:
+                path.unlink()
+            self.path.rmdir()
 
     def fused(self, split: str) -> Path:
         """Return the file of the scores of the whole system on a split."""
@@ -68,7 +94,13 @@ class Finished:
 
 
 def run_benchmark(
-    run: BenchmarkRun, paper: VideoProtocol, *, jobs: int = 1, allow_leak: bool = False, say: Say = log.info
+    run: BenchmarkRun,
+    paper: VideoProtocol,
+    *,
+    parts: Sequence[str] | None = None,
+    jobs: int = 1,
+    allow_leak: bool = False,
+    say: Say = log.info,
 ) -> Finished:
     """Do what the configuration of a run says; goes on where it was stopped.
 
@@ -78,6 +110,8 @@ def run_benchmark(
         Its folder.
     paper : VideoProtocol
         The paper's protocol, for what differs.
+    parts : sequence of {"train", "test"}, optional
+        What is done, in place of what the configuration says.
     jobs : int
         Videos in hand at a time.
     allow_leak : bool
@@ -92,33 +126,71 @@ def run_benchmark(
     Interrupted
         After Ctrl-C or SIGTERM; the same run goes on later.
     """
+    command = run.resume_command
+    if parts is not None and list(parts) != list(run.config.parts):
+        command += f" --only {parts[0]}" if len(parts) == 1 else ""
+    command += " --allow-leak" if allow_leak else ""
+    # What earlier parts of an interrupted run left out stays left out of their weights and scores.
+    done = Finished(problems=[problem for problem in run.quarantine() if problem.study])
+    try:
+        with _terminated_as_interrupted():
+            _run(run, paper, done, parts=parts, jobs=jobs, allow_leak=allow_leak, say=say)
+    except KeyboardInterrupt as stop:
+        if isinstance(stop, Interrupted) and command in str(stop):
+            raise
+        raise Interrupted(f"Stopped. What is finished is kept; go on with: {command}") from None
+    finally:
+        run.write_quarantine(done.problems)
+    return done
+
+
+def _run(
+    run: BenchmarkRun,
+    paper: VideoProtocol,
+    done: Finished,
+    *,
+    parts: Sequence[str] | None,
+    jobs: int,
+    allow_leak: bool,
+    say: Say,
+) -> None:
     config: BenchmarkConfig = run.config
-    done = Finished()
+    if parts is not None:
+        config = config.model_copy(update={"parts": list(parts)})
+    works = []
+    for split in dict.fromkeys(config.splits):
+        videos = open_set(config.dataset, config.root, split=split, lists=config.lists)
+        _tell(videos, done.problems, say)
+        works.append(
+            SplitRun(run, config, split, videos, jobs=jobs, allow_leak=allow_leak, say=say, problems=done.problems)
+        )
+    # What cannot work is refused before anything long begins.
+    _check_decoder(config, works)
+    for work in works:
+        work.check()
     splits: list[SplitResult] = []
     shown: list[Result] = []
     nets: list[Net] = []
-    trained = 0
-    for split in config.splits:
-        videos = open_set(config.dataset, config.root, split=split, lists=config.lists)
-        _tell(videos, done.problems, say)
-        trained = trained or len(videos.split.train)
-        config = _with_pictures(run, config, videos, jobs=jobs, problems=done.problems, say=say)
-        part = SplitRun(run, config, split, videos, jobs=jobs, allow_leak=allow_leak, say=say, problems=done.problems)
+    for work in works:
+        work.config = _with_pictures(run, config, work.videos, jobs=jobs, problems=done.problems, say=say)
         if "train" in config.parts:
-            part.train()
+            work.train()
         if "test" in config.parts:
-            whole, parts = part.test()
-            whole.write(run.fused(split))
-            done.scores[split] = whole
-            splits.append(_split_result(videos, whole, parts))
-            shown += _shown(videos, whole, parts, part.nets)
-            nets += part.nets
-    run.write_quarantine(done.problems)
+            whole, streams = work.test()
+            whole.write(run.fused(work.split))
+            done.scores[work.split] = whole
+            splits.append(split_result(work.videos, whole, streams))
+            shown += results_of(work.videos, whole, streams, work.nets)
+            nets += work.nets
+        run.write_quarantine(done.problems)
     if splits:
-        differing = deviations(paper, config, videos=trained, facts=_facts_of(nets))
+        learned = len(works[0].videos.split.train)
+        differing, notes = with_pictures(
+            deviations(paper, config, videos=learned, facts=facts_of_weights(nets)), works, config.protocol
+        )
         done.result = BenchmarkResult(
             dataset=config.dataset,
-            protocol=paper.name,
+            protocol=config.protocol.name,
             splits=splits,
             streams=[stream.name for stream in nets_of(config.protocol)],
             date=datetime.date.today().isoformat(),
@@ -130,113 +202,50 @@ def run_benchmark(
             scale=config.scale,
             seed=config.trainer.seed,
         )
-        done.report = _report(config, paper, shown, done.result)
+        done.report = build_report(config, paper, shown, done.result, notes=notes)
         write_result(run.path, done.result)
         write_report(run.path / "report.md", done.report)
     run.finish()
-    return done
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does (in the main thread only): what is finished is kept and said."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _tell(videos: VideoSet, known: list[Problem], say: Say) -> None:
     for problem in videos.problems:
         if problem not in known:
             known.append(problem)
-            say(f"{problem.reason} {problem.remedy}".strip())
+            if not problem.fatal:  # the others are told at the end
+                say(f"{problem.reason} {problem.remedy}".strip())
 
 
-def _split_result(videos: VideoSet, whole: ScoreSet, parts: Sequence[ScoreSet]) -> SplitResult:
-    return SplitResult(
-        id=videos.split.id,
-        digest=videos.split.digest,
-        official=videos.split.official,
-        evaluated=len(whole.videos),
-        listed=videos.split.listed[1],
-        metrics=_measured(videos, whole),
-        streams={str(one.facts["stream"]): _measured(videos, one) for one in parts},
-    )
+def _check_decoder(config: BenchmarkConfig, works: Sequence[SplitRun]) -> None:
+    """Make sure, with one video, that the package of the decoder is there."""
+    from volrec.io.video import open_video
 
-
-def _measured(videos: VideoSet, scores: ScoreSet) -> dict[Any, float]:
-    return {name: DONE * metric_of(scores, name).value for name in _names(videos, scores)}
-
-
-def _names(videos: VideoSet, scores: ScoreSet) -> list[str]:
-    """Return the metrics of scores: of clips too, where clips were scored."""
-    names = list(SEVERAL_LABELS if videos.multilabel else SINGLE_LABEL)
-    if scores.clips.size and scores.clips.all():
-        names.append("clip-hit1" if videos.multilabel else "clip-top1")
-    return names
-
-
-def _shown(videos: VideoSet, whole: ScoreSet, parts: Sequence[ScoreSet], nets: Sequence[Net]) -> list[Result]:
-    groups = {video.name: video.group or video.name for video in videos.split.test}
-    checks = {net.stream.name: net.check for net in nets}
-    worst = next((net.check for net in nets if net.check.note), None)
-    return [
-        result_of(
-            scores,
-            _names(videos, scores),
-            groups={name: groups[name] for name in scores.videos},
-            check=checks.get(str(scores.facts["stream"]), worst),
-            details=scores is whole and not videos.multilabel,
-        )
-        for scores in (*parts, whole)
-    ]
-
-
-def _report(
-    config: BenchmarkConfig, paper: VideoProtocol, shown: Sequence[Result], result: BenchmarkResult
-) -> BenchmarkReport:
-    means: dict[str, list[Any]] = {}
-    for stream in dict.fromkeys(one.stream for one in shown):
-        own = [one for one in shown if one.stream == stream]
-        names = [measure.name for measure in own[0].measures]
-        means[stream] = [
-            mean_over_splits([next(m for m in one.measures if m.name == name) for one in own]) for name in names
-        ]
-    published = [
-        Published(
-            value=entry.value,
-            split=entry.split,
-            source=f"{entry.paper} [{entry.source}]",
-            metric=entry.metric,
-            stream=entry.stream or shown[-1].stream,
-        )
-        for entry in load_published()
-        if entry.protocol == paper.name and entry.dataset == config.dataset
-    ]
-    return BenchmarkReport(
-        title=f"{paper.system} on {config.dataset}: protocol {paper.name}",
-        results=tuple(shown),
-        means=means if len(config.splits) > 1 else {},
-        published=tuple(published),
-        differences=tuple((one.field, _text(one.paper), _text(one.here)) for one in result.differences),
-        notes=tuple(f"The paper leaves open: {line}" for line in paper.open),
-    )
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_text(one) for one in value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(one)}" for key, one in value.items())
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _facts_of(nets: Sequence[Net]) -> list[Deviation]:
-    """Return what given weights leave unknown, once a stream."""
-    facts: dict[str, Deviation] = {}
-    for net in nets:
-        name = f"streams.{net.stream.name}.weights"
-        if net.given:
-            facts[name] = Deviation(field=name, paper="trained as the paper says", here=f"given: {net.used.file}")
-            if not net.card.get("classes"):
-                facts[f"{name}.classes"] = Deviation(
-                    field=f"{name}.classes", paper="known", here="not said: taken in the order of the set"
-                )
-        if net.check.note:
-            facts[f"{name}.split"] = Deviation(field=f"{name}.split", paper=net.used.split, here=net.check.note)
-    return list(facts.values())
+    files = (video.path for work in works for video in (*work.videos.split.test, *work.videos.split.train))
+    path = next((path for path in files if path.is_file()), None)
+    if path is None:
+        return
+    try:
+        open_video(path, decoder=config.decoder).close()
+    except DataError as error:
+        if error.code == "video-package":
+            raise DataError(error.problem, remedy=error.remedy, code=error.code) from error
 
 
 def _decoder_version(decoder: str) -> str:
@@ -265,7 +274,7 @@ def _with_pictures(
     if "test" in config.parts:
         sides += videos.split.test
     for reader in readers:
-        problems += [one for one in _estimated(reader, sides, folder, config, jobs, say) if one not in problems]
+        note_problems(problems, _estimated(reader, sides, folder, config, jobs, say))
     return config.model_copy(update={"extracted": str(folder)})
 
 
@@ -273,11 +282,11 @@ def _estimated(
     reader: StreamReader, videos: Sequence[Video], folder: Path, config: BenchmarkConfig, jobs: int, say: Say
 ) -> list[Problem]:
     """Estimate the fields that a stream reads for the videos that have none."""
-    from volrec.benchmarks.extracted import read_facts
+    from volrec.benchmarks.extracted import extracted_parts
     from volrec.benchmarks.extraction import extract
 
     motion, kind = reader.motion, str(reader.field)
-    todo = [video for video in videos if kind not in (read_facts(folder / video.name) or {})]
+    todo = [video for video in videos if kind not in extracted_parts(folder, video)]
     if motion is None or not todo:
         return []
     say(f"Estimating {kind} ({motion.estimator}) of {len(todo)} videos into {folder}; it is kept.")
@@ -289,5 +298,6 @@ def _estimated(
         estimator=motion.estimator,
         bound=motion.bound,
         decoder=config.decoder,
+        interpolation=reader.frames.interpolation,
         jobs=jobs,
     )

@@ -13,7 +13,7 @@ from volrec.config.text import parse_config
 from volrec.errors import ConfigError
 from volrec.networks.facts import suggest
 
-__all__ = ["list_protocols", "load_protocol", "stream_channels"]
+__all__ = ["list_protocols", "load_protocol", "paper_of", "stream_channels"]
 
 _FOLDER = Path(__file__).parent / "protocols"
 _DEPTH = 8  # files that build on one another; more is a circle
@@ -54,6 +54,30 @@ def load_protocol(name_or_path: str | Path) -> VideoProtocol:
             where=error.where,
             code="protocol",
         ) from None
+
+
+def paper_of(name_or_path: str | Path) -> VideoProtocol:
+    """Return the protocol that one is compared with: itself where it comes with the package.
+
+    A file of one's own is compared with the first protocol of the package that it builds on (``extends``), or with
+    itself where it builds on none.
+
+    Raises
+    ------
+    ConfigError
+        As `load_protocol`.
+    """
+    place: str | Path = name_or_path
+    for _ in range(_DEPTH):
+        path = _path(place)
+        if path.parent == _FOLDER:
+            return load_protocol(path.stem)
+        bases = _read(path).get("extends") or []
+        first = bases if isinstance(bases, str) else next(iter(bases), None)
+        if first is None:
+            break
+        place = first
+    return load_protocol(name_or_path)
 
 
 def stream_channels(stream: StreamProtocol) -> int:

@@ -54,21 +54,26 @@ CONDITIONS = {
     "evaluated": "videos evaluated",
     "missing": "missing videos",
     "quarantined": "quarantined videos",
+    "unlabelled": "videos without a label",
     "split_digest": "digest of the split",
     "class_order": "order of classes",
     "weights": "weights",
     "decoder": "decoder",
     "fps": "frames a second",
-    "frames": "frames read",
+    "frames": "frames of these videos",
     "resize": "resize",
     "flow": "flow",
+    "c": "C of the SVM",
     "seed": "seed",
 }
-"""Facts of a score set that are shown, in this order, and what they are called. One that is not there is shown as such.
+"""Facts of a score set that are shown, in this order, and what they are called. One that is not there is shown as such
+(of `_WHERE_KNOWN`: left out); what a fusion takes over from its streams is shown of these alone.
 
 ``views`` is made here of the clips of the videos and the fact ``crops``; ``flow`` is a mapping of ``method`` and
 ``bound`` (pixels), ``resize`` the order of steps in words.
 """
+_WHERE_KNOWN = frozenset({"c", "unlabelled"})
+_OF_STREAMS = frozenset({"views", "fps", "frames", "resize", "flow", "seed", "weights"})
 UNKNOWN = "not recorded"
 LEAK = "LEAK"
 
@@ -110,7 +115,7 @@ class Published:
     """A value of a paper in per cent, for which split and metric, and where it stands.
 
     `split` is ``"1"``, ``"1,2,3"``, ``"val"`` … as `VideoProtocol.splits`; `metric` and `stream` are empty where the
-    source does not say, and nothing is then compared with it.
+    source does not say, and nothing is then compared with it, nor with one that is not `verified`.
     """
 
     value: float
@@ -118,6 +123,7 @@ class Published:
     source: str
     metric: str = ""
     stream: str = ""
+    verified: bool = True
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,8 @@ class BenchmarkReport:
         Field, the paper's, here.
     notes : tuple of str
         Sentences that go with the numbers.
+    open : tuple of str
+        What the paper leaves open, and what is taken here.
     """
 
     title: str
@@ -155,6 +163,7 @@ class BenchmarkReport:
     published: tuple[Published, ...] = ()
     differences: tuple[tuple[str, str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
 
 
 def result_of(
@@ -256,6 +265,9 @@ def report_tables(report: BenchmarkReport, *, classes: bool = False) -> list[Tex
 
 def print_report(report: BenchmarkReport, console: Console) -> None:
     """Print the tables and notes of a report."""
+    from rich.padding import Padding
+    from rich.text import Text
+
     from volrec.report.terminal import print_rows
 
     console.print(report.title, style="bold", markup=False, highlight=False)
@@ -263,8 +275,11 @@ def print_report(report: BenchmarkReport, console: Console) -> None:
     for table in report_tables(report):
         print_rows(table.headings, table.rows, console, title=table.title, plain=True)
         console.print()
-    for note in _notes(report):
-        console.print(note, markup=False, highlight=False)
+    for title, lines in _texts(report):
+        console.print(title, style="bold", markup=False, highlight=False)
+        for line in lines:
+            console.print(Padding(Text(f"- {line}"), (0, 0, 0, 2)))
+        console.print()
 
 
 def markdown(report: BenchmarkReport) -> str:
@@ -273,7 +288,8 @@ def markdown(report: BenchmarkReport) -> str:
     for table in report_tables(report, classes=True):
         lines += [f"## {table.title}", ""]
         lines += [_row(table.headings), _row(["---"] * len(table.headings)), *map(_row, table.rows), ""]
-    lines += ["## Notes", "", *(f"- {note}" for note in _notes(report)), ""]
+    for title, texts in _texts(report):
+        lines += [f"## {title}", "", *(f"- {text}" for text in texts), ""]
     return "\n".join(lines)
 
 
@@ -291,10 +307,11 @@ def _result_rows(result: Result) -> Iterable[tuple[str, ...]]:
             value += f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
         if result.check and result.check.state == "leak":
             value += f" {LEAK}"
-        count = f"{measure.count:,} {measure.unit}"
-        if measure.unit == "clips" and evaluated is not None:
-            count += f" of {evaluated - measure.unlabelled:,} videos"
-        count += f" of {listed:,} listed" if isinstance(listed, int) else f" (listed: {UNKNOWN})"
+        videos = measure.count if measure.unit == "videos" or evaluated is None else evaluated - measure.unlabelled
+        count = f"{videos:,} of {listed:,} videos" if isinstance(listed, int) else f"{videos:,} videos"
+        if measure.unit == "clips":
+            count = f"{measure.count:,} clips" + ("" if evaluated is None else f" of {count}")
+        count += "" if isinstance(listed, int) else f" (listed: {UNKNOWN})"
         yield result.split_id, result.stream, measure.title, value, count
 
 
@@ -328,7 +345,9 @@ def _published_row(published: Published, report: BenchmarkReport) -> tuple[str, 
         == (published.metric, published.split, published.stream)
     ]
     here = "not measured here"
-    if len(found) == 1:
+    if not published.verified:
+        here = "not compared: not verified"
+    elif len(found) == 1:
         here = f"{100 * found[0]:.2f} ({100 * found[0] - published.value:+.2f})"
     title = METRICS.get(published.metric, published.metric) or "not said"
     return f"{published.value:g}", title, published.split, published.stream or "-", here, published.source
@@ -345,10 +364,25 @@ def _condition_rows(results: Sequence[Result]) -> Iterable[tuple[str, str, str]]
     """Return what, value and for which streams and splits, a row for each value that differs."""
     for fact, title in CONDITIONS.items():
         groups: dict[str, list[Result]] = {}
-        for result in results:
+        for result in _those_that_know(fact, results):
             groups.setdefault(_condition(fact, result.facts), []).append(result)
         for value, own in groups.items():
-            yield title, value, "all" if len(groups) == 1 else _which(own)
+            everywhere = len(groups) == 1 and (fact not in _WHERE_KNOWN or len(own) == len(results))
+            yield title, value, "all" if everywhere else _which(own)
+
+
+def _those_that_know(fact: str, results: Sequence[Result]) -> list[Result]:
+    """Return the results that a fact is shown of."""
+    fused = [isinstance(result.facts.get("fusion"), Mapping) for result in results]
+    if fact == "fusion" and any(fused):
+        return [result for result, yes in zip(results, fused, strict=True) if yes]
+    if fact in _OF_STREAMS and not all(fused):
+        results = [result for result, yes in zip(results, fused, strict=True) if not yes]
+    if fact in _WHERE_KNOWN:
+        return [result for result in results if result.facts.get(fact)]
+    if fact == "weights":  # an SVM on trajectories has a vocabulary in place of weights
+        results = [result for result in results if not result.facts.get("vocabulary")]
+    return list(results)
 
 
 def _condition(fact: str, facts: Mapping[str, Any]) -> str:
@@ -358,7 +392,7 @@ def _condition(fact: str, facts: Mapping[str, Any]) -> str:
         return _fusion_text(value) if fused and isinstance(value, Mapping) else "none"
     if value is None:
         # What streams differ in is theirs to say.
-        return "of its streams" if fused and fact in ("views", "fps", "frames", "resize", "flow", "seed") else UNKNOWN
+        return "of its streams" if fused and fact in _OF_STREAMS else UNKNOWN
     if fact == "evaluated":
         listed = facts.get("listed")
         return f"{value:,} of {listed:,} listed" if isinstance(listed, int) else f"{value:,}; listed: {UNKNOWN}"
@@ -391,6 +425,12 @@ def _class_row(result: Result, row: ClassRow) -> tuple[str, ...]:
     share = f"{100 * row.recall:.1f}" if row.videos else "-"
     mistaken = f"{row.mistaken_for} ({row.mistaken})" if row.mistaken else "-"
     return result.split_id, result.stream, row.name, f"{row.correct} of {row.videos}", share, mistaken
+
+
+def _texts(report: BenchmarkReport) -> list[tuple[str, Sequence[str]]]:
+    """Return lists of sentences, each under its title."""
+    lists = [("What the paper leaves open, and what is taken here", report.open), ("Notes", _notes(report))]
+    return [(title, lines) for title, lines in lists if lines]
 
 
 def _notes(report: BenchmarkReport) -> list[str]:

@@ -173,6 +173,11 @@ class BenchmarkResult(_Frozen):
             found.append(Deviation(field="test videos", paper=listed, here=evaluated))
         return tuple(found)
 
+    @property
+    def leaks(self) -> tuple[Deviation, ...]:
+        """Deviations that say that weights had seen the test videos: the numbers are no result."""
+        return tuple(one for one in self.deviations if str(one.here).startswith("LEAK"))
+
     def counts(self, splits: Iterable[str] | None = None) -> tuple[int, int]:
         """Return how many test videos were evaluated and listed, over all or the named splits."""
         chosen = self._chosen(splits)

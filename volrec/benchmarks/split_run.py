@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from volrec.benchmarks.counting import CountingReader, flow_facts, frame_facts, of_all, order_of_steps
 from volrec.benchmarks.fusion import apply_svm, fit_svm, fuse
-from volrec.benchmarks.leaks import SplitCheck, check_split
+from volrec.benchmarks.leaks import SplitCheck, check_split, trained_on
 from volrec.benchmarks.reading import StreamReader
-from volrec.benchmarks.results import WeightsUsed
+from volrec.benchmarks.results import Deviation, WeightsUsed
 from volrec.benchmarks.scores import ScoreSet, class_order
 from volrec.benchmarks.sets import Video, VideoSet
 from volrec.benchmarks.settings import nets_of
@@ -19,14 +22,16 @@ from volrec.benchmarks.streams import score_videos
 from volrec.benchmarks.testing import StreamScorer
 from volrec.benchmarks.training import fit_stream
 from volrec.benchmarks.views import crop_boxes
+from volrec.benchmarks.weights_input import read_as_trained
 from volrec.config import BenchmarkConfig, StreamProtocol
-from volrec.errors import Problem, RunError
+from volrec.errors import Problem, RunError, VolrecError
+from volrec.io.video import open_video
 from volrec.networks.base import SequenceNetwork
 from volrec.runs import Member, RunFolder
 from volrec.training.devices import own_device, place
 from volrec.weights import load_network
 
-__all__ = ["Net", "Say", "SplitRun"]
+__all__ = ["Net", "Say", "SplitRun", "note_problems"]
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +58,8 @@ class Net:
         Which weights.
     check : SplitCheck
         What they have seen.
+    fed : tuple of Deviation
+        What they are shown otherwise than the protocol says, because they were trained on it.
     """
 
     stream: StreamProtocol
@@ -61,6 +68,7 @@ class Net:
     card: Mapping[str, Any]
     used: WeightsUsed
     check: SplitCheck
+    fed: tuple[Deviation, ...] = ()
 
     @property
     def given(self) -> bool:
@@ -104,6 +112,20 @@ class SplitRun:
     problems: list[Problem] = field(default_factory=list)
     nets: list[Net] = field(default_factory=list)
 
+    def check(self) -> None:
+        """Make sure that weights which are not trained here are there, fit, and have not seen the test videos.
+
+        Raises
+        ------
+        RunError
+            With what is wrong.
+        """
+        if "test" not in self.config.parts:
+            return
+        for stream in nets_of(self.config.protocol):
+            if stream.name in self.config.weights or "train" not in self.config.parts:
+                self._net(stream)
+
     def train(self) -> None:
         """Train every network that is neither given nor trained already."""
         for number, stream in enumerate(nets_of(self.config.protocol)):
@@ -122,27 +144,30 @@ class SplitRun:
     def test(self) -> tuple[ScoreSet, list[ScoreSet]]:
         """Return the scores of the whole system on the test videos, and those of its parts."""
         protocol = self.config.protocol
-        parts: list[ScoreSet] = []
         if protocol.features is not None:
             return self._features(), []
         nets = [self._net(stream) for stream in protocol.streams]
         self.nets += nets
-        parts = [self._scores(net) for net in nets]
-        if nets and protocol.fusion.method == "svm":
-            whole = apply_svm(fit_svm([self._scores(net, train=True) for net in nets]), parts)
-        elif len(parts) > 1:
-            whole = fuse(parts, [stream.weight for stream in protocol.streams], protocol.fusion.stage)
-        elif parts:
-            whole = parts[0]
         if not nets:
-            whole = self._trajectory_scores()
-            return whole, []
+            return self._trajectory_scores(), []
+        parts = [self._scores(net) for net in nets]
+        alike = of_all(parts)
+        if protocol.fusion.method == "svm":
+            whole = apply_svm(fit_svm(of_all([self._scores(net, train=True) for net in nets])), alike)
+        elif len(parts) > 1:
+            whole = fuse(alike, [stream.weight for stream in protocol.streams], protocol.fusion.stage)
+        else:
+            whole = parts[0]
         share = protocol.fusion.trajectories
         if share > 0:
             parts.append(self._trajectory_scores())
+            if protocol.fusion.trajectory_stage == "scores":  # as they are, at whichever stage
+                whole = replace(whole, logits=whole.scores, stage="logits", facts={**whole.facts, "stage": "logits"})
             stage = "l2" if protocol.fusion.trajectory_stage == "l2" else "logits"
-            whole = fuse([whole, parts[-1]], [1 - share, share], stage)
-        return whole, parts if len(parts) > 1 else []
+            whole = fuse(of_all([whole, parts[-1]]), [1 - share, share], stage)
+        if len(parts) == 1:
+            return whole, []
+        return replace(whole, facts={**whole.facts, **self._counts(whole.videos, "test")}), parts
 
     def member(self, name: str) -> Member:
         """Return the folder of a part on this split."""
@@ -153,30 +178,39 @@ class SplitRun:
         config, side = self.config, "train" if train else "test"
         classes = tuple(net.card.get("classes") or self.videos.classes)
         stream = net.stream
+        path = net.member.path / ("train-scores.safetensors" if train else "scores.safetensors")
+        videos = _relabelled(getattr(self.videos.split, side), self.videos.classes, classes)
+        facts = self._facts(
+            stream.name,
+            side=side,
+            stage=stream.test.stage,
+            class_order=class_order(classes),
+            weights=net.used.sha256,
+            trained_on=trained_on(net.card),
+            crops=len(crop_boxes(stream.test.crops, (64, 80), 32)),
+            resize=order_of_steps(stream),
+            flow=flow_facts(stream),
+            settings={"test": stream.test.to_dict(), "frames": stream.frames.to_dict()},
+        )
         scorer = StreamScorer(net.network, stream, device=self._device(), seed=config.trainer.seed)
+        scorer.reader = reader = CountingReader(stream)
         found, problems = score_videos(
             scorer,
-            _relabelled(getattr(self.videos.split, side), self.videos.classes, classes),
-            net.member.path / ("train-scores.safetensors" if train else "scores.safetensors"),
+            videos,
+            path,
             classes=classes,
-            facts=self._facts(
-                stream.name,
-                side=side,
-                stage=stream.test.stage,
-                class_order=class_order(classes),
-                weights=net.used.sha256,
-                views=f"{stream.test.count or stream.test.clips} x {stream.test.crops}",
-                crops=len(crop_boxes(stream.test.crops, (64, 80), 32)),
-                resize=_order_of_steps(stream),
-                flow=_flow_facts(stream),
-                settings={"test": stream.test.to_dict(), "frames": stream.frames.to_dict()},
-            ),
+            facts=facts,
             decoder=config.decoder,
             extracted=config.extracted,
             jobs=self.jobs,
             description=f"{'scoring training videos' if train else 'testing'}: {stream.name}, {self.videos.split.id}",
         )
         self._note(problems)
+        if "frames" in found.facts:  # all of it was finished before
+            return found
+        more = {**self._counts(found.videos, side), **self._lengths(reader, found.videos, side)}
+        found = replace(found, facts={**found.facts, **more})
+        found.write(path)
         return found
 
     def _net(self, stream: StreamProtocol) -> Net:
@@ -201,7 +235,10 @@ class SplitRun:
             stream=stream.name,
             split=self.videos.split.id,
         )
-        return Net(stream, member, network, card, used, check)
+        fed: list[Deviation] = []
+        if given:
+            stream, fed = read_as_trained(stream, card)
+        return Net(stream, member, network, card, used, check, tuple(fed))
 
     def _check_fit(self, network: SequenceNetwork, card: Mapping[str, Any], stream: StreamProtocol, path: Path) -> None:
         channels, names = StreamReader(stream).channels, self.videos.classes
@@ -247,6 +284,7 @@ class SplitRun:
                 device=self._device(),
                 seed=self.config.trainer.seed,
             )
+            taker.reader = reader = CountingReader(net.stream)
             table = {}
             for side, videos in sides.items():
                 table[side], problems = take_features(
@@ -269,11 +307,14 @@ class SplitRun:
             side: [number for number, video in enumerate(videos) if video.labels and video.name not in lacking]
             for side, videos in sides.items()
         }
+        train, test = ([sides[side][number] for number in rows[side]] for side in ("train", "test"))
+        tested = [video.name for video in test]
+        views = nets[0].stream.test
         return score_features(
             settings,
             self.videos,
-            [sides["train"][number] for number in rows["train"]],
-            [sides["test"][number] for number in rows["test"]],
+            train,
+            test,
             features=[(table["train"][rows["train"]], table["test"][rows["test"]]) for table in tables],
             trajectories=None if vectors is None else _beside(vectors[0], sides, rows),
             keep=self.run.path / f"split-{self.split}-svm.safetensors",
@@ -281,8 +322,14 @@ class SplitRun:
                 FEATURES,
                 side="test",
                 stage="logits",
-                weights=nets[0].used.sha256,
-                resize=_order_of_steps(nets[0].stream),
+                weights=_digest_of(nets),
+                trained_on=trained_on(nets[0].card),
+                views=f"{views.count or f'every {views.step or views.length} frames'} × "
+                f"{len(crop_boxes(views.crops, (64, 80), 32))}, features averaged",
+                resize=order_of_steps(nets[0].stream),
+                flow=flow_facts(nets[0].stream),
+                **self._counts(tested, "test"),
+                **self._lengths(reader, tested, "test"),
             ),
         )
 
@@ -302,7 +349,18 @@ class SplitRun:
             vectors,
             train,
             test,
-            facts=self._facts(TRAJECTORIES, side="test", stage="logits", weights=None),
+            facts=self._facts(
+                TRAJECTORIES,
+                side="test",
+                stage="logits",
+                weights=None,
+                vocabulary=vectors.encoder.digest,
+                views="whole video",
+                resize="as decoded",
+                flow="Farnebäck, of trajectories",
+                **self._counts([video.name for video in test], "test"),
+                **self._lengths(None, [video.name for video in test], "test"),
+            ),
             jobs=self.jobs,
         )
 
@@ -330,7 +388,36 @@ class SplitRun:
         return own_device(place(self.config).accelerator)
 
     def _note(self, problems: Sequence[Problem]) -> None:
-        self.problems += [problem for problem in problems if problem not in self.problems]
+        note_problems(self.problems, problems)
+
+    def _counts(self, evaluated: Sequence[str], side: str) -> dict[str, Any]:
+        """Return how many videos of a side are not there, cannot be used, or have no label."""
+        there = getattr(self.videos.split, side)
+        labelled = sum(bool(video.labels) for video in there)
+        return {
+            "missing": self.videos.split.listed[side == "test"] - len(there),
+            "quarantined": labelled - len(evaluated),
+            "unlabelled": len(there) - labelled,
+        }
+
+    def _lengths(self, reader: CountingReader | None, names: Sequence[str], side: str) -> dict[str, Any]:
+        """Return frames and frame rates of videos; those of an earlier, interrupted part are opened once more."""
+        videos = {video.name: video for video in getattr(self.videos.split, side)}
+        seen = {} if reader is None else dict(reader.seen)
+        for name in names:
+            if name not in seen:
+                seen[name] = self._length(reader, videos[name])
+        return frame_facts(seen, names, None if reader is None else reader.frames.frame_rate)
+
+    def _length(self, reader: CountingReader | None, video: Video) -> tuple[int, float]:
+        try:
+            if reader is not None:
+                with reader.open(video, decoder=self.config.decoder, extracted=self.config.extracted) as footage:
+                    return footage.count, footage.rate
+            with open_video(video.path, decoder=self.config.decoder) as file:
+                return file.info.frames, file.info.frame_rate
+        except VolrecError:
+            return 0, math.nan  # trajectories may come from a file of the authors' program
 
     def _card(self, stream: StreamProtocol) -> dict[str, Any]:
         """Return what the card of weights that are trained here says."""
@@ -368,6 +455,14 @@ class SplitRun:
         }
 
 
+def note_problems(known: list[Problem], new: Sequence[Problem]) -> None:
+    """Add problems to those known; a video that is left out already is not counted again."""
+    for problem in new:
+        out = problem.fatal and problem.study
+        if problem not in known and not (out and any(one.fatal and one.study == problem.study for one in known)):
+            known.append(problem)
+
+
 def _labelled(videos: Sequence[Video], lacking: set[str]) -> Iterator[Video]:
     return (video for video in videos if video.labels and video.name not in lacking)
 
@@ -392,17 +487,7 @@ def _beside(vectors: Any, sides: Mapping[str, Sequence[Video]], rows: Mapping[st
     return tuple(found)
 
 
-def _order_of_steps(stream: StreamProtocol) -> str:
-    frames = stream.frames
-    size = frames.resize
-    shown = (
-        "as decoded" if size is None else f"short side {size}" if isinstance(size, int) else f"{size[0]} x {size[1]}"
-    )
-    crop = "no crop" if frames.crop is None else f"crop {frames.crop}"
-    return f"decode, resize ({shown}, {frames.interpolation}), {crop}"
-
-
-def _flow_facts(stream: StreamProtocol) -> dict[str, Any] | None:
-    if stream.motion is None or stream.reads[-1] == "difference":
-        return None
-    return {"method": stream.motion.estimator, "bound": stream.motion.bound}
+def _digest_of(nets: Sequence[Net]) -> str:
+    """Return the SHA-256 of the weights of a network, or that over those of several."""
+    digests = [net.used.sha256 for net in nets]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()

@@ -139,9 +139,10 @@ def reproduction(published: PublishedResult, result: BenchmarkResult) -> Reprodu
     """Return what a run gives for a published result, or None where it does not stand for it.
 
     Data set, protocol and metric must be the same, and all splits of the published result must be official ones that
-    were run. A run on the rendered motion set stands for no published result.
+    were run. A run on the rendered motion set stands for no published result, nor does one of weights that had seen
+    the test videos.
     """
-    if published.protocol is None or result.protocol != published.protocol:
+    if published.protocol is None or result.protocol != published.protocol or result.leaks:
         return None
     ids = published.split_ids  # they begin with the data set's name
     if any(split.id in ids and not _is_official(split) for split in result.splits):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from volrec.cli.shell import USE, Resume, Seed, app, console, finish, pairs
+from volrec.cli.shell import USE, Seed, app, console, finish, pairs
 from volrec.errors import VolrecError
 
 Dataset = Literal["ucf101", "hmdb51", "kinetics", "sports1m", "motion", "list"]
@@ -20,7 +20,16 @@ Lists = Annotated[
         "videos.",
     ),
 ]
-Decoder = Annotated[Literal["pyav", "opencv", "torchcodec"], Parameter(help="What decodes videos.")]
+Decoder = Annotated[
+    Literal["pyav", "opencv", "torchcodec"] | None, Parameter(help="What decodes videos; default: pyav.")
+]
+Resume = Annotated[
+    Path | None,
+    Parameter(
+        help="Go on with the run in this folder as it was begun; only --only, --jobs and --allow-leak may come with "
+        "it. --resume RUN --only test tests what --only train has trained."
+    ),
+]
 Jobs = Annotated[int, Parameter(help="Videos in hand at a time; processes when flow or trajectories are computed.")]
 
 benchmark = App(
@@ -29,9 +38,10 @@ benchmark = App(
     help=(
         "Run a paper's protocol on UCF101, HMDB51, Kinetics, Sports-1M, or on a rendered set that needs no "
         "download.\n\n"
-        "Test weights: `volrec benchmark ucf101 --root UCF-101 --protocol tsn-eccv16 --split 1 --weights "
+        "Examples. Test weights: `volrec benchmark ucf101 --root UCF-101 --protocol tsn-eccv16 --split 1 --weights "
         "rgb=rgb.safetensors --weights flow=flow.safetensors`\n\n"
-        "Train and test: `volrec benchmark ucf101 --root UCF-101 --protocol tsn-eccv16 --split 1`\n\n"
+        "Train and test: `volrec benchmark ucf101 --root UCF-101 --protocol tsn-eccv16 --split 1`; after an "
+        "interruption: `volrec benchmark --resume RUN`\n\n"
         "Without any data: `volrec benchmark make-motion motion`, then `volrec benchmark motion --root motion "
         "--protocol tsn-eccv16 --split 1 --scale 0.25 --width 0.125 --epochs 10 --batch 16 --flow farneback`\n\n"
         "Every number comes with the list of what differs from the paper. Needs `pip install 'volrec[video]'`."
@@ -70,7 +80,13 @@ def run(
             help="Begin the training with these weights: STREAM=FILE, or inflate: before the file of a 2D network."
         ),
     ] = None,
-    only: Annotated[Literal["train", "test"] | None, Parameter(help="Only train, or only test.")] = None,
+    only: Annotated[
+        Literal["train", "test"] | None,
+        Parameter(
+            help="Only train, or only test: a run that has trained (--resume RUN --only test), or given weights "
+            "(--weights; of a run: RUN/split-{split}-STREAM/weights.safetensors)."
+        ),
+    ] = None,
     lists: Lists = None,
     extracted: Annotated[
         Path | None,
@@ -93,9 +109,13 @@ def run(
     step_batch: Annotated[
         int | None, Parameter(help="Videos in memory at a time; their gradients are added up.")
     ] = None,
-    scale: Annotated[float, Parameter(help="Factor of frame and crop sizes; below 1 for a try.")] = 1.0,
-    width: Annotated[float, Parameter(help="Factor of the networks' channels; below 1 for a try.")] = 1.0,
-    decoder: Decoder = "pyav",
+    scale: Annotated[
+        float | None, Parameter(help="Factor of frame and crop sizes; below 1 for a try. Default: 1, the paper's.")
+    ] = None,
+    width: Annotated[
+        float | None, Parameter(help="Factor of the networks' channels; below 1 for a try. Default: 1, the paper's.")
+    ] = None,
+    decoder: Decoder = None,
     out: Annotated[Path | None, Parameter(help="Run folder; default runs/benchmark-SET-PROTOCOL.")] = None,
     resume: Resume = None,
     jobs: Jobs = 1,
@@ -112,21 +132,51 @@ def run(
     """Run a paper's protocol on a set of videos: train, test, or both.
 
     The run folder holds weights and scores of every stream and split, `report.md`, and `benchmark.json`, which `volrec
-    benchmark table` reads. An interrupted run goes on with --resume.
+    benchmark table` reads. An interrupted run goes on with --resume. Exit codes: 0 all listed videos were used; 3 some
+    are missing or could not be read; 2 nothing was run.
     """
     from volrec import commands
 
-    if resume is None and (dataset is None or root is None or protocol is None):
-        missing = "a data set" if dataset is None else "--root" if root is None else "--protocol"
+    given: dict[str, Any] = {
+        "a data set": dataset,
+        "--root": root,
+        "--protocol": protocol,
+        "--split": split,
+        "--weights": weights,
+        "--init": init,
+        "--lists": lists,
+        "--extracted": extracted,
+        "--trajectories": trajectories,
+        "--flow": flow,
+        "--epochs": epochs,
+        "--batch": batch,
+        "--step-batch": step_batch,
+        "--scale": scale,
+        "--width": width,
+        "--decoder": decoder,
+        "--out": out,
+        "--seed": seed,
+        "--set": set_,
+    }
+    if resume is not None:
+        others = [name for name, value in given.items() if value is not None]
+        if others:
+            raise VolrecError(
+                f"--resume goes on with a run as it was begun, and {', '.join(others)} came with it.",
+                remedy="Leave that out, or begin another run.",
+            )
+        parts = None if only is None else [only]
+        return finish(
+            commands.resume_benchmark(resume, parts=parts, jobs=jobs, allow_leak=allow_leak, console=console())
+        )
+    if dataset is None or root is None or protocol is None:
+        missing = next(name for name in ("a data set", "--root", "--protocol") if given[name] is None)
         raise VolrecError(
             f"volrec benchmark needs {missing}.",
             remedy="For example: volrec benchmark ucf101 --root UCF-101 --protocol tsn-eccv16 --split 1. "
             "`volrec benchmark --help` has more.",
         )
-    settings: dict[str, Any] = {"decoder": decoder}
-    for name, value in (("epochs", epochs), ("batch", batch), ("step_batch", step_batch), ("seed", seed)):
-        if value is not None:
-            settings[name] = value
+    chosen = {"epochs": epochs, "batch": batch, "step_batch": step_batch, "seed": seed, "decoder": decoder}
     problems = commands.benchmark(
         dataset,
         root,
@@ -139,14 +189,13 @@ def run(
         extracted=extracted,
         trajectories=trajectories,
         flow=flow,
-        scale=scale,
-        width=width,
+        scale=1.0 if scale is None else scale,
+        width=1.0 if width is None else width,
         out=out,
-        resume=resume,
         jobs=jobs,
         allow_leak=allow_leak,
         overrides=pairs(set_),
-        settings=settings,
+        settings={name: value for name, value in chosen.items() if value is not None},
         console=console(),
     )
     return finish(problems)
@@ -180,7 +229,7 @@ def extract(
     split: Annotated[
         str | None, Parameter(help="Videos of this split; all splits of UCF101 and HMDB51 have the same.")
     ] = None,
-    decoder: Decoder = "pyav",
+    decoder: Decoder = None,
     jobs: Annotated[int | None, Parameter(help="Processes; default: all cores.")] = None,
     overwrite: Annotated[bool, Parameter(negative="", help="Make again what was made with other settings.")] = False,
 ) -> int:
@@ -204,7 +253,7 @@ def extract(
         bound=bound,
         lists=lists,
         split=split,
-        decoder=decoder,
+        decoder=decoder or "pyav",
         jobs=jobs,
         overwrite=overwrite,
         console=console(),

@@ -6,6 +6,7 @@ from volrec.commands.benchmarks import (
     benchmark_table,
     extract_videos,
     make_motion,
+    resume_benchmark,
     show_benchmark,
 )
 from volrec.commands.studies import (
@@ -37,6 +38,7 @@ __all__ = [
     "models",
     "plan",
     "predict",
+    "resume_benchmark",
     "schema",
     "show_benchmark",
     "train",

@@ -20,6 +20,7 @@ __all__ = [
     "benchmark_table",
     "extract_videos",
     "make_motion",
+    "resume_benchmark",
     "show_benchmark",
 ]
 
@@ -27,47 +28,52 @@ REPORT = "report.md"
 
 
 def benchmark(
-    dataset: str | None,
-    root: Path | None,
+    dataset: str,
+    root: Path,
     *,
-    protocol: str | None,
+    protocol: str,
     weights: Sequence[str] | None,
     init: Sequence[str] | None,
-    resume: Path | None,
-    jobs: int,
-    allow_leak: bool,
     settings: Mapping[str, Any],
     console: Console,
     **given: Any,
 ) -> list[Problem]:
-    """Run or go on with a benchmark; print its report and where it is."""
+    """Run a benchmark; print its report and where it is."""
+    chosen = api.load_protocol(protocol)
+    done = api.benchmark(
+        dataset,
+        root,
+        protocol=protocol,
+        weights=_by_stream(weights, chosen, what="--weights"),
+        init=_by_stream(init, chosen, what="--init"),
+        say=lambda text: _say(console, text),
+        **given,
+        **settings,
+    )
+    return _told(done, console)
+
+
+def resume_benchmark(
+    run: Path, *, parts: Sequence[str] | None, jobs: int, allow_leak: bool, console: Console
+) -> list[Problem]:
+    """Go on with a benchmark, or test what it has trained; print as `benchmark` does."""
+    done = api.resume_benchmark(
+        run, parts=parts, jobs=jobs, allow_leak=allow_leak, say=lambda text: _say(console, text)
+    )
+    return _told(done, console)
+
+
+def _told(done: api.Benchmark, console: Console) -> list[Problem]:
     from volrec.benchmarks.report import print_report
 
-    def say(text: str) -> None:
-        _say(console, text)
-
-    if resume is not None or dataset is None or root is None or protocol is None:
-        done = api.resume_benchmark(resume or Path(), jobs=jobs, allow_leak=allow_leak, say=say)
-    else:
-        chosen = api.load_protocol(protocol)
-        done = api.benchmark(
-            dataset,
-            root,
-            protocol=protocol,
-            weights=_by_stream(weights, chosen, what="--weights"),
-            init=_by_stream(init, chosen, what="--init"),
-            jobs=jobs,
-            allow_leak=allow_leak,
-            say=say,
-            **given,
-            **settings,
-        )
     if done.report is not None:
         console.print()
         print_report(done.report, console)
-    _say(console, f"\nRun: {done.path}")
+    _say(console, f"Run: {done.path}")
     if done.report is not None:
         _say(console, f"Report: {done.path / REPORT}\nBeside the published numbers: volrec benchmark table {done.path}")
+    else:
+        _say(console, f"Trained. Test it with: volrec benchmark --resume {done.path} --only test")
     return done.problems
 
 
@@ -193,19 +199,33 @@ def _views(protocol: VideoProtocol) -> str:
 
 def _by_stream(given: Sequence[str] | None, protocol: VideoProtocol, *, what: str) -> dict[str, str]:
     """Return a file a stream from ``STREAM=FILE``, or from ``FILE`` where there is one stream."""
-    names = [stream.name for stream in protocol.streams]
-    found = {}
-    for text in given or ():
+    from volrec.benchmarks.settings import nets_of
+
+    if not given:
+        return {}
+    names = [stream.name for stream in nets_of(protocol)]
+    found: dict[str, str] = {}
+    for text in given:
         stream, separator, file = text.partition("=")
         if not separator or "/" in stream or stream.startswith("inflate:"):
-            if len(names) != 1 or (protocol.features is not None and protocol.features.nets > 1):
+            if len(names) != 1:
+                several = f"{len(names)} networks" if names else "no network"
                 raise ConfigError(
-                    f"{what} got '{text}', and {protocol.name} has several networks.",
-                    remedy=f"Write {what} STREAM=FILE, once a stream; its streams: {', '.join(names)}.",
+                    f"{what} got '{text}', and {protocol.name} has {several}.",
+                    remedy=f"Write {what} STREAM=FILE, once a stream; its streams: {', '.join(names)}."
+                    if names
+                    else f"Leave {what} out: it is trajectories alone.",
                     where=what,
                     code="stream",
                 )
             stream, file = names[0], text
+        if stream in found:
+            raise ConfigError(
+                f"{what} names the stream '{stream}' twice ({found[stream]}, {file}).",
+                remedy="Give one file a stream.",
+                where=what,
+                code="stream",
+            )
         found[stream] = file
     return found
 

@@ -1,21 +1,26 @@
 """Flow that others have estimated and stored as 8-bit pictures: ``flow_x_00001.jpg``, ``flow_y_00001.jpg`` ..
 
 TSN, mmaction2 and the tools around them leave a folder a video; a value of 128 is no displacement
-(`volrec.transforms.from_pictures` gives pixels, if one knows the bound that was used, mostly 20).
+(`volrec.transforms.from_pictures` gives pixels, if one knows the bound that was used, mostly 20). Names of any count of
+digits are read, from 1 (dense_flow) or from 0 (denseflow); ``x_00001.jpg``, ``y_00001.jpg`` too.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from volrec.errors import DataError
+from volrec.io.frame_folders import load_picture, number_pictures
 
-__all__ = ["read_flow_folder"]
+__all__ = ["flow_files", "read_flow_folder"]
 
-_NAME = re.compile(r"flow_([xy])_(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
+_NAMES = {"flow": r"(?:flow_)?{}_", "warped": r"warp_{}_"}
+_NUMBER = r"(\d+)\.(?:jpg|jpeg|png)"
+_ANY = re.compile(r"[a-z_-]*" + _NUMBER, re.IGNORECASE)
 
 
 def read_flow_folder(folder: Path | str) -> np.ndarray:
@@ -38,43 +43,23 @@ def read_flow_folder(folder: Path | str) -> np.ndarray:
         Where there are no pictures, a number is missing or there twice, x and y do not go together, a size differs
         or a file cannot be read; it names the file.
     """
-    from PIL import Image
-
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(
             "there is no such folder of flow pictures.", remedy="Check the path.", where=folder, code="flow-pictures"
         )
-    found: dict[str, dict[int, Path]] = {"x": {}, "y": {}}
-    for path in sorted(folder.iterdir()):
-        match = _NAME.fullmatch(path.name)
-        if match is None:
-            continue
-        component, number = match[1].lower(), int(match[2])
-        if number in found[component]:
-            raise DataError(
-                f"number {number} of component {component} is there twice, as {found[component][number].name} too.",
-                remedy="Remove one of the two.",
-                where=path,
-                code="flow-pictures",
-            )
-        found[component][number] = path
-    _check_numbers(folder, found)
-
-    pairs = [(found["x"][number], found["y"][number]) for number in sorted(found["x"])]
+    pairs = flow_files(folder)
+    if not pairs:
+        raise DataError(
+            "the folder holds no flow pictures.",
+            remedy="They are named flow_x_00001.jpg and flow_y_00001.jpg (or png).",
+            where=folder,
+            code="flow-pictures",
+        )
     fields = np.empty((0, 2, 0, 0), dtype=np.uint8)
     for place, pair in enumerate(pairs):
         for component, path in enumerate(pair):
-            try:
-                with Image.open(path) as picture:
-                    values = np.asarray(picture.convert("L"))
-            except (OSError, SyntaxError, ValueError) as error:  # Pillow has a SyntaxError for broken PNG files.
-                raise DataError(
-                    f"the picture cannot be read ({error}).",
-                    remedy="Extract the flow of this video again.",
-                    where=path,
-                    code="flow-pictures",
-                ) from error
+            values = load_picture(path, mode="L")
             if not len(fields):
                 fields = np.empty((len(pairs), 2, *values.shape), dtype=np.uint8)
             if values.shape != fields.shape[2:]:
@@ -88,16 +73,47 @@ def read_flow_folder(folder: Path | str) -> np.ndarray:
     return fields
 
 
-def _check_numbers(folder: Path, found: dict[str, dict[int, Path]]) -> None:
+def flow_files(
+    folder: Path, other: Path | None = None, *, stream: Literal["flow", "warped"] = "flow"
+) -> list[tuple[Path, Path]]:
+    """Return the pictures of flow of a video, x and y of each field, in the order of their numbers.
+
+    Parameters
+    ----------
+    folder : Path
+        With pictures of x and y; with `other` those of x alone, whatever they are called.
+    other : Path, optional
+        Folder of the pictures of y.
+    stream : {"flow", "warped"}
+        ``flow_x_NUMBER`` and ``flow_y_NUMBER``, or ``warp_x_NUMBER`` and ``warp_y_NUMBER``.
+
+    Returns
+    -------
+    list of (Path, Path)
+        None where there is no such picture.
+
+    Raises
+    ------
+    DataError
+        Where a number is missing or there twice, or x and y do not go together.
+    """
+    places = {"x": folder, "y": other or folder}
+    patterns = {name: _ANY if other else _pattern(stream, name) for name in places}
+    found = {
+        name: number_pictures(place, patterns[name], what=f"number {{}} of component {name}", code="flow-pictures")
+        for name, place in places.items()
+    }
+    _check_numbers(places, found)
+    return [(found["x"][number], found["y"][number]) for number in sorted(found["x"])]
+
+
+def _pattern(stream: str, component: str) -> re.Pattern[str]:
+    return re.compile(_NAMES[stream].format(component) + _NUMBER, re.IGNORECASE)
+
+
+def _check_numbers(places: dict[str, Path], found: dict[str, dict[int, Path]]) -> None:
     numbers = sorted(set(found["x"]) | set(found["y"]))
-    if not numbers:
-        raise DataError(
-            "the folder holds no flow pictures.",
-            remedy="They are named flow_x_00001.jpg and flow_y_00001.jpg (or png).",
-            where=folder,
-            code="flow-pictures",
-        )
-    for number in range(min(1, numbers[0]), numbers[-1] + 1):
+    for number in range(min(1, numbers[0]), numbers[-1] + 1) if numbers else ():
         for component in "xy":
             if number not in found[component]:
                 like = next(iter(found["x"].values()), None) or next(iter(found["y"].values()))
@@ -105,7 +121,7 @@ def _check_numbers(folder: Path, found: dict[str, dict[int, Path]]) -> None:
                     f"number {number} of component {component} is missing, of {len(found['x'])} pictures of x and "
                     f"{len(found['y'])} of y.",
                     remedy="Extract the flow of this video again.",
-                    where=folder / f"flow_{component}_{number:05d}{like.suffix}",
+                    where=places[component] / f"flow_{component}_{number:05d}{like.suffix}",
                     code="flow-pictures",
                 )
 

@@ -68,6 +68,8 @@ class PyavReader(VideoReader):
             raise missing_package(
                 path, decoder="pyav", why=str(error), remedy="Install it with: pip install 'volrec[video]'"
             ) from error
+        # One for all frames: to set it up takes several times as long as to convert a small frame.
+        self._convert = importlib.import_module("av.video.reformatter").VideoReformatter().reformat
         self._container: Any = None
         try:
             self._open()
@@ -87,7 +89,8 @@ class PyavReader(VideoReader):
         if not packets.times:
             raise empty(self.path)
         self._open()
-        first = next(self._frames(), None)
+        decoded = self._frames()
+        first = next(decoded, None)
         if first is None:
             raise broken(self.path, done=0, of=len(packets.times))
         self._turns = _quarter_turns(first)
@@ -106,7 +109,10 @@ class PyavReader(VideoReader):
             decoder="pyav",
             version=f"av {self._av.__version__}, libavcodec {library}",
         )
-        self._restart()
+        if self._seeks:
+            self._begin(chain([first], decoded))
+        else:  # counting has gone through the file
+            self._restart()
 
     def _open(self) -> None:
         self.close()
@@ -187,13 +193,16 @@ class PyavReader(VideoReader):
 
     def _restart(self) -> None:
         self._open()
-        self._running = self._from_start()
+        self._begin(self._frames())
+
+    def _begin(self, decoded: Iterator[Any]) -> None:
+        self._running = self._from_start(decoded)
         self._next = 0
         self._certain = True
 
-    def _from_start(self) -> Iterator[tuple[int, Any]]:
+    def _from_start(self, decoded: Iterator[Any]) -> Iterator[tuple[int, Any]]:
         """Count frames as they are decoded: what every other way has to agree with."""
-        for number, frame in enumerate(self._frames()):
+        for number, frame in enumerate(decoded):
             if self._seeks and (number >= len(self._times) or frame.pts != self._times[number]):
                 self._seeks = False
             yield number, frame
@@ -243,7 +252,7 @@ class PyavReader(VideoReader):
 
     def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
         for index in wanted:
-            picture = self._frame(index).to_ndarray(format="rgb24")
+            picture = self._convert(self._frame(index), format="rgb24").to_ndarray()
             yield np.rot90(picture, self._turns) if self._turns else picture
 
     def _frame(self, index: int) -> Any:

@@ -43,6 +43,7 @@ def warped_flow(
     method: str = "tvl1",
     spacing: Sequence[float] = (1.0, 1.0),
     seed: int = 0,
+    flow: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Estimate the flow between two slices without their drift.
 
@@ -54,6 +55,8 @@ def warped_flow(
         Translation or affine for volumes, homography for videos.
     seed : int
         Of the random samples.
+    flow : numpy.ndarray, optional
+        What `estimate_flow` gives for these slices, method and spacing, where it is at hand: it is half of the work.
 
     Returns
     -------
@@ -67,10 +70,17 @@ def warped_flow(
     ConfigError
         For an unknown drift or method.
     DataError
-        As `estimate_flow`.
+        As `estimate_flow`; for a flow of another shape than the slices.
     """
     _check_drift(drift)
-    flow = estimate_flow(first, second, method=method, spacing=spacing)
+    if flow is None:
+        flow = estimate_flow(first, second, method=method, spacing=spacing)
+    elif flow.shape != (2, *np.shape(first)):
+        raise DataError(
+            f"the flow of slices of shape {np.shape(first)} has shape {(2, *np.shape(first))}, got {flow.shape}.",
+            remedy="Give what estimate_flow returned for these slices.",
+            code="shape",
+        )
     first, second = (_floats(image) for image in (first, second))
     matrix = fit_drift(flow, drift=drift, image=first, seed=seed)
     if np.array_equal(matrix, np.eye(3)):
