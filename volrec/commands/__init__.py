@@ -21,6 +21,7 @@ from volrec.commands.studies import (
     schema,
     train,
 )
+from volrec.commands.volumes import trajectories_beside
 
 __all__ = [
     "benchmark",
@@ -40,4 +41,5 @@ __all__ = [
     "schema",
     "show_benchmark",
     "train",
+    "trajectories_beside",
 ]
