@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the network and of the vocabulary")
     parser.add_argument("--words", type=int, default=8, help="Gaussians of each descriptor")
     parser.add_argument("--fit-on", choices=("train", "validation", "train+validation"), default="train")
+    parser.add_argument("--jobs", type=int, default=0, help="processes; 0: the processors at hand")
     parser.add_argument("--folder", type=Path, help="studies of your own")
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--target", help="column of the labels")
@@ -85,6 +86,7 @@ def main() -> None:
                 words=given.words,
                 seed=given.seed,
                 fit_on=given.fit_on,
+                jobs=given.jobs,
             )
         except VolrecError as error:
             raise SystemExit(f"{error.where}: {error.problem} {error.remedy}") from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -497,3 +499,14 @@ def test_a_patient_renamed_into_two_parts_is_a_leak(trained):
             open_run(trained.folder)
     finally:
         labels.write_text(before)
+
+
+def test_the_example_prints_three_aucs_with_intervals(tmp_path, monkeypatch, capsys):
+    script = Path(__file__).parents[2] / "examples" / "trajectories_across_slices.py"
+    arguments = ["--studies", "24", "--epochs", "1", "--words", "3", "--jobs", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [str(script), *arguments, "--set", "trainer.batches_per_epoch=2"])
+    runpy.run_path(str(script), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert "12 test studies" in shown
+    for arm in ("its features", "trajectories", "both side by side"):
+        assert re.search(rf"^  {arm} +[01]\.\d{{3}} \[[01]\.\d{{3}}, [01]\.\d{{3}}\]$", shown, flags=re.MULTILINE)
