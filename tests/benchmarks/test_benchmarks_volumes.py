@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 import volrec
@@ -94,6 +95,16 @@ def test_one_grid_for_all_studies_is_that_of_the_median_one_and_what_is_given_st
     )
     with pytest.raises(DataError, match="no study"):
         choose_settings([])
+
+
+@pytest.mark.parametrize(("slices", "size"), [(2, 8), (6, 24), (1, 40)])
+def test_two_slices_are_the_smallest_volume_that_has_trajectories(slices, size):
+    scene = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((size, size + 4 * slices)), 1)
+    volume = np.stack([scene[:, 2 * t : 2 * t + size] for t in range(slices)])
+    settings = choose_settings([stored(volume.shape, (3, 1, 1))])
+    found = volume_trajectories(volume, (3, 1, 1), grid_mm=settings.grid_mm, slice_mm=settings.slice_mm)
+    assert found.facts["height"] == 96
+    assert (found.facts["frames"], len(found) > 50) == ((20, True) if slices > 1 else (1, False))
 
 
 @pytest.mark.parametrize("padded", [(0, 0, 0), (2, 3, 1), (-1, -4, 0)])

@@ -145,7 +145,9 @@ def _frames(volume: np.ndarray, spacing: float, between: float) -> np.ndarray:
         starts = np.flatnonzero(np.diff(places, prepend=-1))
         sums = np.add.reduceat(volume, starts, axis=0, dtype=np.float32)
         return np.asarray(sums / np.diff(starts, append=count).astype(np.float32)[:, None, None])
-    places = np.arange(int((count - 1) * spacing / between + 1e-6) + 1) * (between / spacing)
+    # A frame that misses the last slice by rounding is there.
+    places = np.arange(int((count - 1) * spacing / between + 1e-3) + 1) * (between / spacing)
+    places = np.minimum(places, count - 1)
     below = np.minimum(places.astype(np.intp), max(count - 2, 0))
     above = np.minimum(below + 1, count - 1)
     share = (places - below).astype(np.float32)[:, None, None]
