@@ -81,6 +81,22 @@ def test_rows_and_columns_of_unequal_size_are_brought_onto_square_pixels():
     assert (coarser.facts["height"], coarser.facts["width"]) == (64, 96)
 
 
+def test_frames_between_slices_are_mixed_and_thin_slices_are_averaged():
+    volume = oblique_tube(slices=12)
+    places = np.linspace(0, 11, 34)
+    finer = np.apply_along_axis(lambda line: np.interp(places, range(12), line), 0, volume)
+    found = volume_trajectories(volume, (3, 1, 1), slice_mm=1, window=(150, 400))
+    by_hand = volume_trajectories(finer, (1, 1, 1), window=(150, 400))
+    assert found.facts["frames"] == 34 and found.facts["length_mm"] == 15 and len(found) > 30
+    assert len(found) == pytest.approx(len(by_hand), abs=2)
+    np.testing.assert_allclose(np.sort(found.part("length"), 0)[:20], np.sort(by_hand.part("length"), 0)[:20], atol=0.1)
+    thin = oblique_tube(slices=40)
+    coarser = volume_trajectories(thin, (1, 1, 1), slice_mm=2, window=(150, 400))
+    pairs = volume_trajectories(thin.reshape(20, 2, *thin.shape[1:]).mean(axis=1), (2, 1, 1), window=(150, 400))
+    np.testing.assert_array_equal(coarser.rows, pairs.rows)
+    assert coarser.facts["frames"] == 20 and coarser.facts["length_mm"] == 30
+
+
 def test_the_window_is_level_and_width_over_eight_bits():
     volume = oblique_tube()
     found = volume_trajectories(volume, (2, 1, 1), window=(100, 200))
@@ -127,7 +143,7 @@ def test_volumes_that_do_not_fit_are_refused(volume):
     "wrong",
     [
         {"spacing": (1, 1)}, {"spacing": (1, 0, 1)}, {"window": (0, 0)}, {"window": (0, np.nan)}, {"drift": "affine"},
-        {"quantiles": (0.9, 0.1)}, {"grid_mm": 0}, {"step_mm": -1}, {"patch_mm": np.inf},
+        {"quantiles": (0.9, 0.1)}, {"grid_mm": 0}, {"slice_mm": 0}, {"step_mm": -1}, {"patch_mm": np.inf},
     ],
 )  # fmt: skip
 def test_arguments_that_cannot_be_are_refused(wrong):

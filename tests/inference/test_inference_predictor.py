@@ -341,3 +341,28 @@ def test_segments_that_overlap_cost_one_encoding_a_slice_and_fields_are_computed
         logits = [network(scorer._input(volume, [clip])) for clip in clips]
     expected = torch.cat(logits).sigmoid().double().mean()
     assert found.scores[0] == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["slice-mean", "c3d", "tsn"])
+@pytest.mark.parametrize("flips", [[], ["W", "T"]])
+def test_features_are_what_enters_the_last_layer_over_clips_and_mirrors(name: str, flips: list[str]) -> None:
+    torch.manual_seed(0)
+    network = create(name, num_classes=2, width=0.0625)
+    voxels = volume(21, 32)
+    found = predictor(network, "multiclass", protocol=ProtocolConfig(flips=flips)).features(voxels)
+    assert found.shape == (network.num_features,)
+    assert network.training  # left as it was
+    network.eval()
+    each = []
+    for clip in protocol_clips(21, clip_length=8, overlap=ProtocolConfig().overlap):
+        x = torch.from_numpy(voxels[clip].astype(np.float32))[None, None]
+        for axes in ([], [-1], [-3], [-3, -1]) if flips else ([],):
+            with torch.no_grad():
+                each.append(network.forward_head(network.forward_features(x.flip(axes)), pre_logits=True)[0].numpy())
+    assert len(each) > 3
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-4, atol=1e-4)
+
+
+def test_features_of_a_module_that_does_not_know_its_last_layer_are_refused() -> None:
+    with pytest.raises(ConfigError, match="Recorder"):
+        predictor(Recorder()).features(volume())

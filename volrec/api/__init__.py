@@ -17,6 +17,7 @@ from volrec.api.fusion import FusedRun, fuse
 from volrec.api.settings import ConfigLike, recipe_folders
 from volrec.api.studies import Run, evaluate_run, index, load, make_phantoms, read_volume
 from volrec.api.training import Plan, check_network, plan, resume, train
+from volrec.api.volumes import trajectories_beside
 from volrec.api.weights import (
     ImagePlan,
     WeightsRun,
@@ -59,4 +60,5 @@ __all__ = [
     "resume_benchmark",
     "teach",
     "train",
+    "trajectories_beside",
 ]

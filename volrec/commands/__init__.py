@@ -22,6 +22,7 @@ from volrec.commands.studies import (
     schema,
     train,
 )
+from volrec.commands.volumes import trajectories_beside
 
 __all__ = [
     "benchmark",
@@ -42,4 +43,5 @@ __all__ = [
     "schema",
     "show_benchmark",
     "train",
+    "trajectories_beside",
 ]

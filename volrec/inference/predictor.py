@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from volrec.data.streams import add_streams, read_streams
 from volrec.errors import ConfigError, DataError
 from volrec.inference.consensus import check_consensus, inverse_link, link, pool
 from volrec.inference.inputs import make_input
-from volrec.networks.base import SlicewiseNetwork
+from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
 from volrec.transforms.clips import protocol_clips
 from volrec.transforms.flips import AXES
 
@@ -154,29 +155,14 @@ class Predictor:
             When the network cannot read clips of this size.
         """
         stored = self.complete(volume, quantiles)
-        shape = stored.shape
-        clips = protocol_clips(
-            shape[0],
-            clip_length=self.sampling.clip_length,
-            stride=self.sampling.stride,
-            clips=self.protocol.clips,
-            overlap=self.protocol.overlap,
-            mode=self.sampling.train,
-            snippet_length=self.sampling.snippet_length,
-            snippets=self.protocol.snippets,
-        )
+        clips = self._clips(stored)
         slices: np.ndarray | None = None
         with _evaluating(self.network), torch.inference_mode(), self._autocast():
             if isinstance(self.network, SlicewiseNetwork):
                 outputs, slices = self._by_slice(self.network, stored, clips, per_slice=per_slice)
             else:
                 outputs = self._by_clip(stored, clips)
-        if not np.isfinite(outputs).all():
-            raise DataError(
-                "the network gives values that are no numbers (NaN or infinite).",
-                remedy="Look at the study's intensities, or score with precision 32.",
-                code="not-finite",
-            )
+        _check_finite(outputs)
         scores, logits = pool(
             outputs,
             task=self.task,
@@ -187,6 +173,43 @@ class Predictor:
         if slices is not None:
             slices = self._unscaled(link(slices, self.task, heads=self.heads))
         return StudyScore(self._unscaled(scores), logits, len(clips), slices)
+
+    def features(
+        self, volume: StoredVolume | np.ndarray | Tensor, quantiles: np.ndarray | Tensor | None = None
+    ) -> np.ndarray:
+        """Return what enters the network's last layer, the mean over the clips of the protocol and their mirrors.
+
+        Parameters
+        ----------
+        volume, quantiles
+            As for `score`.
+
+        Returns
+        -------
+        ndarray
+            (F,) float64: of each clip ``forward_head(forward_features(clip), pre_logits=True)``.
+
+        Raises
+        ------
+        DataError, ConfigError
+            As `score`; ConfigError also for a network that is none of the zoo's kind.
+        """
+        network = self.network
+        if not isinstance(network, SequenceNetwork):
+            raise ConfigError(
+                f"{type(network).__name__} does not say what enters its last layer.",
+                remedy="Derive it from volrec.networks.SequenceNetwork.",
+                code="no-features",
+            )
+        stored = self.complete(volume, quantiles)
+        clips = self._clips(stored)
+        with _evaluating(network), torch.inference_mode(), self._autocast():
+            if isinstance(network, SlicewiseNetwork):
+                outputs, _ = self._by_slice(network, stored, clips, per_slice=False, pre_logits=True)
+            else:
+                outputs = self._by_clip(stored, clips, pre_logits=True)
+        _check_finite(outputs)
+        return np.asarray(outputs.mean(axis=(0, 1)))
 
     def complete(
         self, volume: StoredVolume | np.ndarray | Tensor, quantiles: np.ndarray | Tensor | None = None
@@ -200,13 +223,27 @@ class Predictor:
     def _unscaled(self, scores: np.ndarray) -> np.ndarray:
         return scores if self.scaling is None else scores * self.scaling[1] + self.scaling[0]
 
-    def _by_clip(self, volume: StoredVolume, clips: list[np.ndarray]) -> np.ndarray:
-        """Return the logits (clips, views, K) of a network that reads clips."""
+    def _clips(self, volume: StoredVolume) -> list[np.ndarray]:
+        """Return the slices (T',) of every clip of the protocol."""
+        return protocol_clips(
+            volume.shape[0],
+            clip_length=self.sampling.clip_length,
+            stride=self.sampling.stride,
+            clips=self.protocol.clips,
+            overlap=self.protocol.overlap,
+            mode=self.sampling.train,
+            snippet_length=self.sampling.snippet_length,
+            snippets=self.protocol.snippets,
+        )
+
+    def _by_clip(self, volume: StoredVolume, clips: list[np.ndarray], *, pre_logits: bool = False) -> np.ndarray:
+        """Return the logits (clips, views, K) of a network that reads clips, or what enters its last layer."""
+        run = partial(_before_logits, self.network) if pre_logits else self.network
         views = self._views()
         outputs: list[np.ndarray] = []
         for part in _portions(clips, self._fitting(len(clips[0]) * volume.shape[1] * volume.shape[2])):
             images = self._input(volume, part)
-            logits = [self.network(self._seen(images, axes)) for axes in views]
+            logits = [run(self._seen(images, axes)) for axes in views]
             outputs.append(_to_numpy(torch.stack(logits, dim=1)))
         return np.concatenate(outputs)
 
@@ -217,8 +254,12 @@ class Predictor:
         clips: list[np.ndarray],
         *,
         per_slice: bool,
+        pre_logits: bool = False,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the logits (clips, views, K), and of each slice alone (T, K), of a slicewise network."""
+        """Return the logits (clips, views, K), and of each slice alone (T, K), of a slicewise network.
+
+        With `pre_logits` what enters its last layer in place of the former.
+        """
         length, shape = len(clips[0]), volume.shape
         network.check_input(torch.empty((1, self.input.channels, length, *shape[1:]), device="meta"))
         wanted = np.unique(np.concatenate(clips))
@@ -237,7 +278,7 @@ class Predictor:
         for axes in self._views():
             own = features[tuple(axis for axis in axes if axis != AXES["T"])]
             order = places.flip(1) if AXES["T"] in axes else places
-            rows = [network.aggregate(own[clip][None]) for clip in order]
+            rows = [network.aggregate(own[clip][None], pre_logits=pre_logits) for clip in order]
             outputs.append(_to_numpy(torch.cat(rows)))
         slices = None
         if per_slice:
@@ -357,6 +398,21 @@ def _stored(volume: StoredVolume | np.ndarray | Tensor, quantiles: np.ndarray | 
     if array.dtype != np.int16:
         array = array.astype(np.float32, copy=False)
     return StoredVolume(array, np.eye(4), study_quantiles(array) if quantiles is None else quantiles)
+
+
+def _before_logits(network: Any, x: Tensor) -> Tensor:
+    """Return what enters the last layer (B, F) for clips (B, C, T', H, W)."""
+    network.check_input(x)
+    return network.forward_head(network.forward_features(x), pre_logits=True)
+
+
+def _check_finite(outputs: np.ndarray) -> None:
+    if not np.isfinite(outputs).all():
+        raise DataError(
+            "the network gives values that are no numbers (NaN or infinite).",
+            remedy="Look at the study's intensities, or score with precision 32.",
+            code="not-finite",
+        )
 
 
 def _portions(items: list[Any], size: int) -> Iterator[list[Any]]:

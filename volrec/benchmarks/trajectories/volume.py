@@ -27,6 +27,7 @@ def volume_trajectories(
     window: tuple[float, float] | None = None,
     quantiles: tuple[float, float] = (0.005, 0.995),
     grid_mm: float | None = None,
+    slice_mm: float | None = None,
     step_mm: float | None = None,
     patch_mm: float | None = None,
     drift: str = "none",
@@ -48,13 +49,16 @@ def volume_trajectories(
     grid_mm : float, optional
         Side of the square pixels that every slice is brought to; the finer of the two spacings where it is left out.
         Places and lengths of the rows are in these pixels.
+    slice_mm : float, optional
+        Distance of the frames that tracks go through; the slices themselves where it is left out. Below the distance of
+        the slices, frames between them are mixed from their two neighbours; above it, a frame is a mean over slices.
     step_mm, patch_mm : float, optional
         Distance of the points, and side of the tubes, in mm: rounded to pixels of the grid (the side to a multiple of
         the cells along it). Left out, ``settings.step`` and ``settings.patch`` are pixels of the grid.
     drift : {"none", "homography"}
         Whether what moves as a whole from slice to slice is taken out, as the motion of a camera is.
     settings : TrajectorySettings, optional
-        ``settings.length`` is in slices: mm along the slice axis are the facts' ``length_mm``. With
+        ``settings.length`` is in frames: mm along the slice axis are the facts' ``length_mm``. With
         ``static_spread=0`` structures that run straight through the slices are kept too.
     progress : bool
         Show a bar.
@@ -62,8 +66,8 @@ def volume_trajectories(
     Returns
     -------
     Trajectories
-        436 columns as of a video. The facts also hold ``spacing``, ``grid_mm``, ``length_mm``, ``step_mm``,
-        ``patch_mm`` and ``window`` (level, width).
+        436 columns as of a video. The facts also hold ``spacing``, ``grid_mm``, ``slice_mm``, ``length_mm``,
+        ``step_mm``, ``patch_mm`` and ``window`` (level, width).
 
     Raises
     ------
@@ -86,7 +90,8 @@ def volume_trajectories(
     if drift not in COMPENSATIONS:
         raise _refused("drift", drift, f"one of {', '.join(COMPENSATIONS)}")
     grid = min(steps[1:]) if grid_mm is None else grid_mm
-    for name, value in (("grid_mm", grid), ("step_mm", step_mm), ("patch_mm", patch_mm)):
+    between = steps[0] if slice_mm is None else slice_mm
+    for name, value in (("grid_mm", grid), ("slice_mm", between), ("step_mm", step_mm), ("patch_mm", patch_mm)):
         if value is not None and not 0 < value < np.inf:
             raise _refused(name, value, "a size in mm above 0")
     settings = TrajectorySettings() if settings is None else settings
@@ -97,14 +102,16 @@ def volume_trajectories(
         side = round(patch_mm / grid / settings.cells)
         settings = replace(settings, patch=settings.cells * max(1, side))
     level, width = _window(volume, window, quantiles)
-    found = extract_trajectories(_slices(volume, steps, grid, level, width), settings=settings, progress=progress)
+    frames = _slices(_frames(volume, steps[0], between), steps, grid, level, width)
+    found = extract_trajectories(frames, settings=settings, progress=progress)
     return replace(
         found,
         facts={
             **found.facts,
             "spacing": steps,
             "grid_mm": grid,
-            "length_mm": settings.length * steps[0],
+            "slice_mm": between,
+            "length_mm": settings.length * between,
             "step_mm": settings.step * grid,
             "patch_mm": settings.patch * grid,
             "window": [level, width],
@@ -125,6 +132,26 @@ def _window(
     low, high = (float(value) for value in np.quantile(volume, quantiles))
     # A volume of one value is grey, and no point is found in it.
     return (low + high) / 2, high - low or 1.0
+
+
+def _frames(volume: np.ndarray, spacing: float, between: float) -> np.ndarray:
+    """Return the volume with its slices `between` mm apart, the first where it was."""
+    if np.isclose(between, spacing, rtol=1e-3):
+        return volume
+    count = len(volume)
+    if between > spacing:
+        # Slices that a frame stands for: none is left out, so that thin slices lose noise and no structure.
+        places = np.floor(np.arange(count) * (spacing / between) + 1e-6).astype(np.intp)
+        starts = np.flatnonzero(np.diff(places, prepend=-1))
+        sums = np.add.reduceat(volume, starts, axis=0, dtype=np.float32)
+        return np.asarray(sums / np.diff(starts, append=count).astype(np.float32)[:, None, None])
+    # A frame that misses the last slice by rounding is there.
+    places = np.arange(int((count - 1) * spacing / between + 1e-3) + 1) * (between / spacing)
+    places = np.minimum(places, count - 1)
+    below = np.minimum(places.astype(np.intp), max(count - 2, 0))
+    above = np.minimum(below + 1, count - 1)
+    share = (places - below).astype(np.float32)[:, None, None]
+    return np.asarray(volume[below] * (1 - share) + volume[above] * share, dtype=np.float32)
 
 
 def _slices(
