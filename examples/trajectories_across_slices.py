@@ -4,6 +4,22 @@ Motion phantoms: the way that textured shapes go from slice to slice is the clas
 network that scores slice by slice is blind to it, a C3D is not. Trajectories follow the shapes, so they tell the
 classes by themselves; with studies of your own, give the run of a network to `volrec benchmark volumes RUN`.
 
+AUC on the test studies, seeds 0 and 1 (same test studies), with the 95 % interval of seed 0:
+
+============  ==========================  =====================  ===================  =====================
+studies       network's features          trajectories           both                 both minus network
+============  ==========================  =====================  ===================  =====================
+phantoms      slice-mean 0.505, 0.415     1.000, 1.000           1.000, 0.927         0.495 [0.318, 0.674]
+phantoms      c3d 1.000, 1.000            1.000, 1.000           1.000, 1.000         0.000 [0.000, 0.000]
+hippocampus   c3d 0.708, 0.693            0.683, 0.703           0.713, 0.706         0.005 [-0.033, 0.042]
+============  ==========================  =====================  ===================  =====================
+
+Features of a network that has learned nothing pull the third classifier down (0.927), and on the hippocampus crops 75
+test studies show no gain. Made by `--seed S`, `--network c3d --seed S`, and `--network c3d --epochs 8 --words 32 --seed
+S --folder FOLDER/images --labels FOLDER/labels.csv --target large_for_crop --set split.test=0.35 split.validation=0.2
+preprocess.spacing=[1,1,1] preprocess.canvas=[36,52,36] preprocess.slice_axis=acquired intensity.kind=zscore
+augment.flip={}` (FOLDER: Task04 of the Medical Segmentation Decathlon, with `labels.csv`).
+
 Usage: python examples/trajectories_across_slices.py [--network c3d] [--studies 80] [--out FOLDER]
 On studies of your own: python examples/trajectories_across_slices.py --folder FOLDER --labels TABLE --target COLUMN
 """
