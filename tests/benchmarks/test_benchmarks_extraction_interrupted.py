@@ -18,7 +18,7 @@ from volrec.benchmarks.extracted import ExtractedVideo
 from volrec.benchmarks.extraction import extract
 from volrec.benchmarks.sets.common import Video
 
-FRAMES, VIDEOS = 6, 8
+FRAMES, VIDEOS = 6, 9
 
 PROGRAM = """
 import sys
@@ -76,8 +76,7 @@ def test_an_extraction_that_ends_early_leaves_nothing_half_done_and_goes_on(end:
     assert (process.returncode == 0) == (end == "kill a worker")
     if end == "kill a worker":
         assert told.strip() == "[]"  # What it was at is tried again.
-    if end == "Ctrl-C":
-        wait_for(lambda: not list(out.rglob("*.tmp")), seconds=10)
+    # A worker that was ended in the midst of a video leaves a folder ".tmp", which nobody takes for a finished one.
     there = [folder for folder in (out / "Walk").iterdir() if folder.suffix != ".tmp"]
     assert there
     if end != "kill a worker":
