@@ -12,6 +12,7 @@ import pytest
 from studies import write_study
 
 import volrec
+from volrec.api import make_motion
 from volrec.cli import app, main
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +39,7 @@ def test_every_command_parses(command: str) -> None:
         return
     _, bound, unused, *_ = app.parse_known_args(tokens)
     assert not unused
-    assert bound.arguments or len(tokens) == 1
+    assert bound.arguments or tokens == list(app.parse_commands(tokens)[0])
 
 
 def test_the_commands_of_a_first_day_are_shown() -> None:
@@ -82,9 +83,11 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     short = "epochs=1, batches_per_epoch=2, workers=0, accelerator='cpu', patience=0"
     quick = quick.replace("/data/ct", str(folder)).replace('"labels.csv"', f'"{folder}/labels.csv", {short}')
     quick = quick.replace('out="runs/t', f'{short}, out="runs/t')
+    make_motion("motion", classes=("AmberDriftUp", "DriftLeft", "DriftRight"), groups=4, frames=(16, 20))
     names: dict[str, object] = {}
     exec(compile(quick, "README.md", "exec"), names)
     assert len(names["index"].studies) == 16  # type: ignore[attr-defined]
     assert isinstance(names["run"], volrec.Run)
     assert list(names["scores"]["study"]) == ["one"]  # type: ignore[index]
+    assert set(names["done"].result.streams) == {"rgb"}  # type: ignore[attr-defined]
     assert names["network"].num_classes == 2  # type: ignore[attr-defined]
