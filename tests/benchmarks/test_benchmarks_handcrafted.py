@@ -130,3 +130,14 @@ def test_a_class_without_a_training_video_is_the_least_likely(tmp_path: Path) ->
     assert scores.labels == ((0,), (3,), (1,)) and scores.stage == "logits" and np.isnan(scores.probabilities).all()
     with pytest.raises(DataError, match="no test video"):
         margins_of(np.zeros((0, 2)), [], whole, ["z", "x"], facts={})
+
+
+def test_a_damaged_file_of_others_costs_that_video_alone(tmp_path: Path) -> None:
+    videos = [Video(f"A/v_{number}", tmp_path / "none.avi", (0,)) for number in range(2)]
+    (tmp_path / "A").mkdir()
+    (tmp_path / "A" / "v_0.txt").write_text("1\t2\t3\n")
+    (tmp_path / "A" / "v_1.txt").write_text("")
+    problems = compute_trajectories(videos, tmp_path)
+    assert [problem.study for problem in problems] == ["A/v_0"]
+    assert "436" in problems[0].reason + problems[0].remedy
+    assert (tmp_path / "A" / "v_1.safetensors").is_file()

@@ -14,7 +14,7 @@ import torch
 
 from volrec.benchmarks.protocol import list_protocols, load_protocol, paper_of, stream_channels
 from volrec.benchmarks.views import Deviation, crop_boxes, differences, scaled
-from volrec.config import dump_yaml
+from volrec.config import apply_overrides, dump_yaml
 from volrec.config.benchmark import VideoProtocol
 from volrec.errors import ConfigError
 from volrec.networks import create
@@ -396,3 +396,8 @@ def test_a_file_of_ones_own_is_compared_with_the_protocol_it_builds_on(tmp_path:
     assert paper_of(second).name == "tsn-eccv16"
     assert paper_of(alone).name == "own"
     assert paper_of("tsn-eccv16-3modalities").name == "tsn-eccv16-3modalities"
+
+
+def test_a_chi_square_machine_is_for_bags_of_words() -> None:
+    with pytest.raises(ConfigError, match="bags of words"):
+        apply_overrides(load_protocol("idt-fv"), {"trajectories.kernel": "chi2"})

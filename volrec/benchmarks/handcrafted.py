@@ -61,14 +61,14 @@ def compute_trajectories(
     """Compute the trajectories of videos that have none yet, a file each: ``FOLDER/<video.name>.safetensors``.
 
     Files that others made with the authors' program (``<video.name>.txt``, ``.features``, either with ``.gz``) are
-    taken as they are.
+    taken instead of the video: read once, checked, and kept beside them in the form that is quick to read.
 
     Returns
     -------
     list of Problem
         Videos that could not be read.
     """
-    todo = [video for video in videos if _file_of(video, folder) is None]
+    todo = [video for video in videos if not _file_of(video, folder).is_file()]
     problems = []
     work = partial(_compute, folder=folder, decoder=decoder)
     for outcome in map_processes(work, todo, jobs=jobs, description="trajectories", name=_name):
@@ -204,22 +204,22 @@ def _name(video: Video) -> str:
     return video.name
 
 
-def _file_of(video: Video, folder: Path) -> Path | None:
-    for suffix in (SUFFIX, *OTHERS):
-        path = folder / f"{video.name}{suffix}"
-        if path.is_file():
-            return path
-    return None
+def _file_of(video: Video, folder: Path) -> Path:
+    return folder / f"{video.name}{SUFFIX}"
 
 
 def _compute(video: Video, *, folder: Path, decoder: str) -> None:
+    others = next((path for path in (folder / f"{video.name}{end}" for end in OTHERS) if path.is_file()), None)
+    if others is not None:
+        write_trajectories(_file_of(video, folder), read_trajectory_text(others))
+        return
     with open_video(video.path, decoder=decoder) as reader:
         total = reader.info.frames
         frames = (
             frame for start in range(0, total, CHUNK) for frame in reader.read(range(start, min(total, start + CHUNK)))
         )
         found = extract_trajectories(frames)
-    path = folder / f"{video.name}{SUFFIX}"
+    path = _file_of(video, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_trajectories(path, found)
 
@@ -227,7 +227,5 @@ def _compute(video: Video, *, folder: Path, decoder: str) -> None:
 def _rows(videos: Sequence[Video], folder: Path, description: str) -> Iterator[tuple[str, np.ndarray]]:
     for video in track(videos, description) if description else videos:
         path = _file_of(video, folder)
-        if path is None:
-            continue
-        read = read_trajectories if path.suffix == SUFFIX else read_trajectory_text
-        yield video.name, read(path).rows
+        if path.is_file():
+            yield video.name, read_trajectories(path).rows

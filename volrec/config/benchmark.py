@@ -247,6 +247,12 @@ class TrajectoryClassifier(Section):
     c: Positive = 100.0
     """C of the SVM."""
 
+    @model_validator(mode="after")
+    def _machine_fits(self) -> TrajectoryClassifier:
+        if self.kernel == "chi2" and self.encoding != "bow":
+            raise ValueError("kernel 'chi2' compares bags of words (encoding 'bow'), got encoding 'fisher'")
+        return self
+
 
 class VideoProtocol(Section):
     """A paper's protocol for a video benchmark."""
