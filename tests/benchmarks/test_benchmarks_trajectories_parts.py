@@ -21,10 +21,10 @@ from trajectory_clips import (
     texture,
 )
 
+from volrec.benchmarks.opencv import one_thread
 from volrec.benchmarks.trajectories import TrajectorySettings, extract_trajectories
 from volrec.benchmarks.trajectories.camera import FeatureFinder, bring_back, find_camera_motion, mask_of_boxes
 from volrec.benchmarks.trajectories.descriptors import describe_points, orientation_histogram
-from volrec.benchmarks.trajectories.opencv import one_thread
 from volrec.benchmarks.trajectories.sampling import build_pyramid, pyramid_scales, sample_points, smooth_pyramid
 from volrec.benchmarks.trajectories.tracking import REJECTIONS, Tracks, flow_pyramid, judge_tracks
 from volrec.errors import ConfigError

@@ -25,6 +25,7 @@ import numpy as np
 
 from volrec.benchmarks.extracted import FACTS, FORMAT, PARTS, read_facts, to_pictures
 from volrec.benchmarks.extracted_of_others import find_extracted, scan_video
+from volrec.benchmarks.opencv import load_opencv
 from volrec.benchmarks.sets.common import Video
 from volrec.errors import ConfigError, DataError, Problem, StoreError, VolrecError
 from volrec.files import TEMPORARY, is_disk_full, write_atomically
@@ -339,8 +340,7 @@ def _resize(frame: np.ndarray, height: int, width: int, interpolation: str) -> n
         from PIL import Image
 
         return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
-    import cv2
-
+    cv2 = load_opencv()
     methods = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
     return np.asarray(cv2.resize(frame, (width, height), interpolation=methods[interpolation]))
 
@@ -351,9 +351,7 @@ def _resizer(interpolation: str) -> str:
         from PIL import __version__ as pillow
 
         return f"pillow {pillow} bilinear, with antialiasing"
-    import cv2
-
-    return f"opencv {cv2.__version__} {interpolation}"
+    return f"opencv {load_opencv().__version__} {interpolation}"
 
 
 def _grey(frame: np.ndarray) -> np.ndarray:

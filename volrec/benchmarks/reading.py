@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from volrec.benchmarks.footage import Footage
+from volrec.benchmarks.opencv import load_opencv
 from volrec.benchmarks.protocol import stream_channels
 from volrec.benchmarks.sets import Video
 from volrec.config import MotionInput, StreamProtocol
@@ -18,7 +18,8 @@ from volrec.transforms.flow_fields import stack_fields
 
 __all__ = ["RawClip", "StreamReader"]
 
-_INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
+_INTERPOLATION = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC", "area": "INTER_AREA"}
+"""Names in OpenCV."""
 RawClip = dict[str, np.ndarray]
 """What was read of a clip: ``rgb`` (T, H, W, 3) uint8, ``motion`` (T, C, H, W) float32 in pixels or grey values."""
 CHUNK = 32
@@ -243,7 +244,8 @@ class StreamReader:
         height, width = target
         if planes.shape[1:3] == (height, width):
             return images
-        method = _INTERPOLATION[self.frames.interpolation]
+        cv2 = load_opencv()
+        method = getattr(cv2, _INTERPOLATION[self.frames.interpolation])
         out = np.empty((len(planes), height, width, *planes.shape[3:]), dtype=images.dtype)
         for image, into in zip(planes, out, strict=True):
             cv2.resize(np.ascontiguousarray(image), (width, height), dst=into, interpolation=method)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from volrec.benchmarks.trajectories.opencv import load_opencv
+from volrec.benchmarks.opencv import load_opencv
 from volrec.benchmarks.trajectories.settings import TrajectorySettings
 from volrec.benchmarks.trajectories.tracking import nearest_pixels
 from volrec.errors import ConfigError, DataError

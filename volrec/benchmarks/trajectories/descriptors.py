@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from volrec.benchmarks.trajectories.opencv import load_opencv
+from volrec.benchmarks.opencv import load_opencv
 from volrec.benchmarks.trajectories.settings import TrajectorySettings
 from volrec.benchmarks.trajectories.tracking import nearest_pixels
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from volrec.benchmarks.opencv import one_thread
 from volrec.benchmarks.trajectories.camera import (
     CameraMotion,
     FeatureFinder,
@@ -23,7 +24,6 @@ from volrec.benchmarks.trajectories.camera import (
     mask_of_boxes,
 )
 from volrec.benchmarks.trajectories.descriptors import describe_points
-from volrec.benchmarks.trajectories.opencv import one_thread
 from volrec.benchmarks.trajectories.sampling import build_pyramid, pyramid_scales, sample_points, smooth_pyramid
 from volrec.benchmarks.trajectories.settings import TrajectorySettings
 from volrec.benchmarks.trajectories.tracking import REJECTIONS, Tracks, flow_pyramid, judge_tracks, nearest_pixels

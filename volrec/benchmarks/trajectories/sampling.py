@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from volrec.benchmarks.trajectories.opencv import load_opencv
+from volrec.benchmarks.opencv import load_opencv
 from volrec.benchmarks.trajectories.settings import TrajectorySettings
 
 __all__ = ["build_pyramid", "pyramid_scales", "sample_points", "smooth_pyramid"]

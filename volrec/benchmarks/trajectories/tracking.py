@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from volrec.benchmarks.trajectories.opencv import load_opencv
+from volrec.benchmarks.opencv import load_opencv
 from volrec.benchmarks.trajectories.settings import TrajectorySettings
 
 __all__ = ["REJECTIONS", "Tracks", "flow_pyramid", "judge_tracks", "nearest_pixels"]

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from volrec.benchmarks.opencv import one_thread
 from volrec.benchmarks.trajectories.extract import Trajectories, extract_trajectories
-from volrec.benchmarks.trajectories.opencv import one_thread
 from volrec.benchmarks.trajectories.settings import COMPENSATIONS, TrajectorySettings
 from volrec.errors import ConfigError, DataError
 

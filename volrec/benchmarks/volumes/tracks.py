@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from volrec.benchmarks.opencv import load_opencv
 from volrec.benchmarks.trajectories.files import read_trajectories, write_trajectories
-from volrec.benchmarks.trajectories.opencv import load_opencv
 from volrec.benchmarks.trajectories.settings import TrajectorySettings
 from volrec.benchmarks.trajectories.volume import volume_trajectories
 from volrec.benchmarks.volumes.studies import Studies

@@ -1,4 +1,4 @@
-"""OpenCV, on one thread: videos are read in several processes, and a result must not depend on the machine."""
+"""OpenCV, which the extra ``video`` brings, and on one thread: videos are read in several processes, and a result must not depend on the machine."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def load_opencv() -> Any:
         return importlib.import_module("cv2")
     except ImportError as error:
         raise ConfigError(
-            "dense trajectories need OpenCV, which is not installed.",
+            "videos are resized and tracked with OpenCV, which is not installed.",
             remedy="Install it with: pip install 'volrec[video]'.",
-            code="trajectory-package",
+            code="opencv-package",
         ) from error
 
 
