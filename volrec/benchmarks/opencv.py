@@ -1,4 +1,4 @@
-"""OpenCV, which the extra ``video`` brings, and on one thread: videos are read in several processes, and a result must not depend on the machine."""
+"""OpenCV, which the extra ``video`` brings; on one thread, for results must not depend on the machine."""
 
 from __future__ import annotations
 
