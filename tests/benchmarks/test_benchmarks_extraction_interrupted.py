@@ -21,7 +21,8 @@ from volrec.benchmarks.sets.common import Video
 FRAMES, VIDEOS = 6, 9
 
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 from pathlib import Path
 from volrec.benchmarks.extraction import extract
 from volrec.benchmarks.sets.common import Video
