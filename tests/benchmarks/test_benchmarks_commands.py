@@ -11,6 +11,7 @@ import pytest
 import yaml
 from benchmarks.runs import CLASSES, TINY, render, report, result, run
 
+from volrec.benchmarks.pipeline import BenchmarkRun
 from volrec.benchmarks.protocol import list_protocols, load_protocol
 from volrec.cli import main
 
@@ -44,19 +45,22 @@ def refused(arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> 
     ("change", "messages"),
     [
         ({"--protocol": "tsn-eccv61"}, ["there is no protocol 'tsn-eccv61'", "tsn-eccv16"]),
-        ({"--protocol": "nowhere.yaml"}, ["nowhere.yaml", "cannot be read as a protocol"]),
-        ({"--set": "streams.rgb.training.lrr=1"}, ["lrr", "lr"]),
-        ({"--set": "streams.rbg.training.lr=1"}, ["rbg"]),
-        ({"--set": "streams.rgb.training.lr=fast"}, ["lr", "fast"]),
+        ({"--protocol": "nowhere.yaml"}, ["nowhere.yaml", "cannot be read as a protocol (No such file or directory)"]),
+        (
+            {"--set": "streams.rgb.training.lrr=1"},
+            ["unknown key 'streams.rgb.training.lrr' (did you mean 'lr'?)", "volrec benchmark protocols c3d-finetuned"],
+        ),
+        ({"--set": "streams.rbg.training.lr=1"}, ["rbg", "streams go by their name: --set streams.rgb"]),
+        ({"--set": "streams.rgb.training.lr=fast"}, ["'streams.rgb.training.lr'", "fast"]),
         ({"--set": "streams.rgb.training.lr"}, ["key=value"]),
         ({"--split": "4"}, ["4", "1, 2"]),
         ({"--split": "first"}, ["first"]),
         ({"--root": "nowhere"}, ["nowhere", "there is no such folder"]),
-        ({"--weights": "rbg=x.safetensors"}, ["names the stream 'rbg'", "Its streams: rgb."]),
+        ({"--weights": "rbg=x.safetensors"}, ["there is no stream 'rbg' in c3d-finetuned", "Its streams: rgb."]),
         ({"--weights": "x.safetensors"}, ["x.safetensors"]),
-        ({"--init": "rbg=x.safetensors"}, ["names the stream 'rbg'"]),
-        ({"--scale": "2"}, ["scale must lie in (0, 1]"]),
-        ({"--width": "0"}, ["width must lie in (0, 1]"]),
+        ({"--init": "rbg=x.safetensors"}, ["there is no stream 'rbg'"]),
+        ({"--scale": "2"}, ["scale: it must lie in (0, 1]"]),
+        ({"--width": "0"}, ["width: it must lie in (0, 1]"]),
         ({"--epochs": "-1"}, ["epochs"]),
         ({"--batch": "0"}, ["batch"]),
         ({"--decoder": "ffmpeg"}, ["--decoder", "pyav"]),
@@ -87,7 +91,7 @@ def test_what_is_missing_is_named(root: Path, tmp_path: Path, capsys: pytest.Cap
     more: list[str | Path] = ["--root", root, "--protocol", "c3d-finetuned", "--out", tmp_path / "run"]
     assert "hmbd51" in refused(["benchmark", "hmbd51", *more], capsys)
     said = refused(["benchmark", "motion", *more, "--weights", "rgb=a", "--weights", "rgb=b"], capsys)
-    assert "names the stream 'rgb' twice" in said
+    assert "the stream 'rgb' is named twice" in said
     several = ["--root", root, "--protocol", "c3d-svm-3nets", "--weights", "x.safetensors", "--out", tmp_path / "run"]
     assert "its streams: rgb-1, rgb-2, rgb-3" in refused(["benchmark", "motion", *several], capsys)
     alone = ["--root", root, "--protocol", "idt-fv", "--weights", "x.safetensors", "--out", tmp_path / "run"]
@@ -135,6 +139,17 @@ def test_a_report_is_shown_again(done: Path, root: Path, tmp_path: Path, capsys:
     assert f"volrec benchmark --resume {tmp_path / 'run'}" in refused(["benchmark", "show", tmp_path / "run"], capsys)
 
 
+def test_commands_to_go_on_with_can_be_pasted(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "my run"
+    assert run(root, "c3d-finetuned", out, "--only", "train") == 0
+    said = words(capsys.readouterr().out)
+    assert f"volrec benchmark --resume '{out}' --only test" in said
+    assert f"`volrec benchmark --resume '{out}'`" in refused(["benchmark", "show", out], capsys)
+    assert main(["benchmark", "--resume", str(out), "--only", "test"]) == 0
+    assert f"volrec benchmark table '{out}'" in words(capsys.readouterr().out)
+    assert BenchmarkRun.open(out).resume_command == f"volrec benchmark --resume '{out}'"
+
+
 def test_a_run_stands_in_the_table(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = ["--markdown", str(tmp_path / "t.md"), "--csv", str(tmp_path / "t.csv")]
     assert main(["benchmark", "table", str(done), *files]) == 0
@@ -150,10 +165,14 @@ def test_a_printed_protocol_can_be_edited_and_given(
     assert main(["benchmark", "protocols"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in list_protocols())
+    # Windows of 32 frames, every second one, are 64 frames apart.
+    assert "every 64 x center" in next(line for line in listed.splitlines() if line.startswith("t3d "))
     for name in ("c3d-finetuned", "tsn-eccv16", "idt-fv", "c3d-svm-idt"):
         assert main(["benchmark", "protocols", name]) == 0
         (tmp_path / f"{name}.yaml").write_text(capsys.readouterr().out)
         assert load_protocol(tmp_path / f"{name}.yaml") == load_protocol(name)
+    lines = (tmp_path / "tsn-eccv16.yaml").read_text().splitlines()
+    assert "  - name: rgb" in lines and "    weight: 1.5" in lines and max(map(len, lines)) < 300
     mine = yaml.safe_load((tmp_path / "c3d-finetuned.yaml").read_text())
     mine["streams"][0]["training"]["lr"] = 0.5
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))

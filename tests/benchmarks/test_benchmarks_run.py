@@ -368,6 +368,7 @@ def test_videos_that_are_broken_or_missing_are_counted(
     split = result(tmp_path / "run")["splits"][0]
     assert (split["evaluated"], split["listed"]) == (1, 3)
     assert "| 1 of 3 videos |" in text and "| test videos | 3 | 1 |" in text
+    assert "| training videos | 9 | 7 |" in text
     # Each video once, though flow, training and test all wanted it; and one line for those that are missing.
     assert (
         "3 quarantined" in shown.err
@@ -379,6 +380,17 @@ def test_videos_that_are_broken_or_missing_are_counted(
     assert main(["benchmark", "--resume", str(tmp_path / "run")]) == 3
     assert "3 quarantined" in capsys.readouterr().err
     assert condition(report(tmp_path / "run"), "quarantined videos") == "1"
+
+
+def test_flow_is_estimated_of_videos_that_are_looked_at(tsn: Path, root: Path, tmp_path: Path) -> None:
+    given = [f"{stream}={tsn}/split-1-{stream}/weights.safetensors" for stream in ("rgb", "flow")]
+    assert run(root, "tsn-eccv16", tmp_path / "given", "--weights", given[0], "--weights", given[1]) == 0
+    assert len(list((tmp_path / "given").glob("extracted/*/*/extraction.json"))) == 3
+    assert same_scores(tmp_path / "given/split-1.safetensors", tsn / "split-1.safetensors")
+    # The stream of frames learns, that of flow is given.
+    assert run(root, "tsn-eccv16", tmp_path / "part", "--weights", given[1]) == 0
+    assert len(list((tmp_path / "part").glob("extracted/*/*/extraction.json"))) == 3
+    assert len(list(tsn.glob("extracted/*/*/extraction.json"))) == 12
 
 
 def test_a_video_that_one_stream_cannot_read_costs_the_fusion_that_video(

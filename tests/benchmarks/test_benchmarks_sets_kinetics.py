@@ -174,8 +174,9 @@ def test_a_test_list_may_have_no_labels_and_the_training_list_be_missing(small: 
     assert codes(opened) == ["no-labels"] and {video.labels for video in opened.split.test} == {()}
     alone = open_set("kinetics", small, split="own-val", lists=small / "annotations" / "val.csv")
     assert codes(alone) == ["no-training-list", "evaluated-count"] and alone.split.train == ()
-    with pytest.raises(LabelsError, match="no list names a clip of the part 'test'"):
+    with pytest.raises(LabelsError, match="no list names a clip of the part 'test'") as raised:
         open_set("kinetics", small, split="own-test")
+    assert "or ask for the split own-val" in str(raised.value.remedy)
 
 
 def test_what_is_on_both_sides_is_refused_or_said(small: Path) -> None:

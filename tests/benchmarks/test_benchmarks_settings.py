@@ -159,7 +159,7 @@ def test_an_ensemble_has_a_network_a_name() -> None:
 
 def test_streams_that_there_are_not_are_named_with_those_there_are() -> None:
     check_streams(["rgb-2"], load_protocol("c3d-svm-3nets"), what="--weights")
-    with pytest.raises(ConfigError, match="the stream 'rgb'") as caught:
+    with pytest.raises(ConfigError, match="no stream 'rgb' in two-stream") as caught:
         check_streams(["rgb"], load_protocol("two-stream"), what="--weights")
     assert "spatial, temporal" in caught.value.remedy
     with pytest.raises(ConfigError) as caught:

@@ -169,7 +169,10 @@ def test_results_come_in_the_order_of_the_videos_and_failures_are_problems(tmp_p
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-@pytest.mark.parametrize(("raised", "seen"), [(ConfigError, ConfigError), (MemoryError, DataError)])
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [(ConfigError, ConfigError), (MemoryError, DataError), (torch.OutOfMemoryError, DataError)],
+)
 def test_what_would_happen_to_every_video_ends_it(tmp_path: Path, jobs: int, raised: type, seen: type) -> None:
     begun: list[str] = []
 

@@ -16,12 +16,14 @@ from safetensors.torch import load_file
 from small_videos import a_config, a_set, a_stream, coloured, write_extracted
 
 import volrec.benchmarks.training as training
+from volrec.benchmarks.protocol import load_protocol
 from volrec.benchmarks.sets import Video, VideoSet
 from volrec.benchmarks.training import StreamModule, create_network, fit_stream, paper_epochs, rate_factor
 from volrec.config import BenchmarkConfig, StreamProtocol
 from volrec.errors import Problem
 from volrec.networks import spec
 from volrec.runs import Member
+from volrec.training.devices import translate_failure
 from volrec.training.interrupts import Interrupted, StopFlag
 
 FRAMES = {"mean": [127.5], "scale": [0.02]}
@@ -367,3 +369,11 @@ def test_networks_are_built_for_what_a_stream_reads(reads: list[str], motion: An
 def test_a_network_of_both_kinds_of_channels_knows_which_is_which() -> None:
     stream = a_stream(network={"name": "two-stream-fusion"}, reads=["rgb", "flow"], motion={"stack": 2})
     assert create_network(stream, num_classes=2).architecture["options"]["appearance_channels"] == 3
+
+
+def test_out_of_memory_says_what_a_benchmark_can_change() -> None:
+    config = BenchmarkConfig(protocol=load_protocol("c3d-finetuned"))
+    own = config.for_stream(config.protocol.streams[0], epochs=1)
+    failure = translate_failure(torch.OutOfMemoryError("CUDA out of memory"), config=own, in_hand=[])
+    assert failure is not None and failure.where == "--step-batch"
+    assert "15 videos at a time" in failure.problem and "--step-batch 7" in str(failure.remedy)

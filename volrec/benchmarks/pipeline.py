@@ -19,7 +19,14 @@ from volrec.benchmarks.scores import ScoreSet
 from volrec.benchmarks.sets import Video, VideoSet, open_set
 from volrec.benchmarks.settings import deviations, nets_of
 from volrec.benchmarks.split_run import Net, Say, SplitRun, note_problems
-from volrec.benchmarks.summary import build_report, facts_of_weights, results_of, split_result, with_pictures
+from volrec.benchmarks.summary import (
+    build_report,
+    facts_of_weights,
+    results_of,
+    split_result,
+    training_videos,
+    with_pictures,
+)
 from volrec.config import BenchmarkConfig, VideoProtocol, dump_yaml
 from volrec.errors import DataError, Problem
 from volrec.files import write_atomically
@@ -172,7 +179,7 @@ def _run(
     shown: list[Result] = []
     nets: list[Net] = []
     for work in works:
-        work.config = _with_pictures(run, config, work.videos, jobs=jobs, problems=done.problems, say=say)
+        work.config = _with_pictures(run, config, work, jobs=jobs, problems=done.problems, say=say)
         if "train" in config.parts:
             work.train()
         if "test" in config.parts:
@@ -185,9 +192,8 @@ def _run(
         run.write_quarantine(done.problems)
     if splits:
         learned = len(works[0].videos.split.train)
-        differing, notes = with_pictures(
-            deviations(paper, config, videos=learned, facts=facts_of_weights(nets)), works, config.protocol
-        )
+        facts = [*facts_of_weights(nets), *training_videos(works, nets)]
+        differing, notes = with_pictures(deviations(paper, config, videos=learned, facts=facts), works, config.protocol)
         done.result = BenchmarkResult(
             dataset=config.dataset,
             protocol=config.protocol.name,
@@ -259,21 +265,27 @@ def _decoder_version(decoder: str) -> str:
 
 
 def _with_pictures(
-    run: BenchmarkRun, config: BenchmarkConfig, videos: VideoSet, *, jobs: int, problems: list[Problem], say: Say
+    run: BenchmarkRun, config: BenchmarkConfig, work: SplitRun, *, jobs: int, problems: list[Problem], say: Say
 ) -> BenchmarkConfig:
-    """Return the configuration with a folder of flow, estimated first where a stream reads flow and there is none."""
+    """Return the configuration with a folder of flow, estimated first where a stream reads flow and there is none.
+
+    Training videos have theirs estimated where a network, or an SVM on networks, learns from them: to test weights
+    takes the flow of the test videos alone.
+    """
     from volrec.benchmarks.reading import StreamReader
 
     readers = [reader for reader in map(StreamReader, nets_of(config.protocol)) if reader.field]
     if not readers:
         return config
     folder = Path(config.extracted) if config.extracted else run.path / "extracted"
-    sides: list[Video] = []
-    if "train" in config.parts or config.protocol.fusion.method == "svm" or config.protocol.features:
-        sides += videos.split.train
-    if "test" in config.parts:
-        sides += videos.split.test
+    split = work.videos.split
+    testing = "test" in config.parts
+    all_sides = testing and (config.protocol.fusion.method == "svm" or config.protocol.features is not None)
     for reader in readers:
+        sides = [
+            *(split.train if all_sides or work.learns(reader.stream.name) else ()),
+            *(split.test if testing else ()),
+        ]
         note_problems(problems, _estimated(reader, sides, folder, config, jobs, say))
     return config.model_copy(update={"extracted": str(folder)})
 

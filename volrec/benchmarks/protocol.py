@@ -127,7 +127,7 @@ def _read(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
-        cause = f"no valid YAML at line {mark.line + 1}" if mark else str(error)
+        cause = f"no valid YAML at line {mark.line + 1}" if mark else getattr(error, "strerror", None) or str(error)
         raise ConfigError(
             f"it cannot be read as a protocol ({cause}).",
             remedy="Give a YAML text file; `volrec benchmark` with --protocol and a name takes one that is there.",

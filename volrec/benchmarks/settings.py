@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from volrec.benchmarks.protocol import list_protocols
 from volrec.benchmarks.results import Deviation
 from volrec.benchmarks.training import paper_epochs
 from volrec.benchmarks.views import differences, scaled
@@ -49,7 +51,18 @@ def settle_protocol(
             stream = stream.model_copy(update={"motion": motion})
         streams.append(stream)
     here = here.model_copy(update={"streams": streams})
-    return apply_overrides(here, overrides) if overrides else here
+    if not overrides:
+        return here
+    try:
+        return apply_overrides(here, overrides)
+    except ConfigError as error:
+        known = paper.name if paper.name in list_protocols() else "NAME"
+        raise ConfigError(
+            _named(error.problem, here),
+            remedy=f"`volrec benchmark protocols {known}` prints every key{_example(here)}.",
+            where="--set",
+            code=error.code,
+        ) from None
 
 
 def available_estimator(wanted: str) -> str:
@@ -139,11 +152,23 @@ def check_streams(names: Sequence[str], protocol: VideoProtocol, *, what: str) -
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"{what} names the stream '{name}', which {protocol.name} does not have.",
+                f"there is no stream '{name}' in {protocol.name}.",
                 remedy=f"Its streams: {', '.join(known) or 'none (trajectories alone)'}.",
                 where=what,
                 code="stream",
             )
+
+
+def _named(text: str, protocol: VideoProtocol) -> str:
+    """Return a sentence on a configuration with streams by name, where it counts them."""
+    names = [stream.name for stream in protocol.streams]
+    return re.sub(r"\bstreams\.(\d+)\b", lambda found: f"streams.{names[int(found[1])]}", text)
+
+
+def _example(protocol: VideoProtocol) -> str:
+    """Say how a key of a stream is written, where there are streams."""
+    names = [stream.name for stream in protocol.streams]
+    return f"; streams go by their name: --set streams.{names[0]}.training.lr=0.01" if names else ""
 
 
 def _plain(value: Any) -> Any:

@@ -129,9 +129,9 @@ class SplitRun:
     def train(self) -> None:
         """Train every network that is neither given nor trained already."""
         for number, stream in enumerate(nets_of(self.config.protocol)):
-            member = self.member(stream.name)
-            if stream.name in self.config.weights or member.finished:
+            if not self.learns(stream.name):
                 continue
+            member = self.member(stream.name)
             self.say(f"Training {stream.name} on {self.videos.split.id}: {len(self.videos.split.train)} videos.")
             config = self.config
             if self.config.protocol.features is not None and number:
@@ -140,6 +140,10 @@ class SplitRun:
             with self.run.logging():
                 found = fit_stream(config, stream, self.videos, member=member, card=self._card(stream))
             self._note(found)
+
+    def learns(self, name: str) -> bool:
+        """Tell whether a network is still to be trained."""
+        return "train" in self.config.parts and name not in self.config.weights and not self.member(name).finished
 
     def test(self) -> tuple[ScoreSet, list[ScoreSet]]:
         """Return the scores of the whole system on the test videos, and those of its parts."""
@@ -324,7 +328,7 @@ class SplitRun:
                 stage="logits",
                 weights=_digest_of(nets),
                 trained_on=trained_on(nets[0].card),
-                views=f"{views.count or f'every {views.step or views.length} frames'} × "
+                views=f"{views.count or f'every {views.step or views.length * views.stride} frames'} × "
                 f"{len(crop_boxes(views.crops, (64, 80), 32))}, features averaged",
                 resize=order_of_steps(nets[0].stream),
                 flow=flow_facts(nets[0].stream),

@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from volrec.benchmarks.partial import PartialScores
 from volrec.benchmarks.scores import ScoreSet
 from volrec.benchmarks.sets import Video
@@ -175,10 +177,15 @@ def _outcome(result: Callable[[], Result], video: Video) -> Result | Problem:
         raise
     except VolrecError as error:
         return Problem.of(error, where=error.where or str(video.path), study=video.name)
-    except MemoryError as error:
+    except (MemoryError, torch.OutOfMemoryError) as error:
         raise DataError(
-            "memory ran out.", remedy="Score fewer videos at a time (--jobs 1).", where=video.path, code="memory"
+            "memory ran out.",
+            remedy="Score fewer videos at a time (--jobs 1); what is scored is kept.",
+            where=video.path,
+            code="memory",
         ) from error
+    except torch.AcceleratorError:
+        raise  # no video's fault, and the next one would meet it too
     except Exception as error:  # noqa: BLE001 - one bad video never stops a set
         text = f"it could not be scored ({type(error).__name__}: {error})."
         return Problem(str(video.path), "unexpected", text, "Look at the video with a player.", video.name)

@@ -16,7 +16,7 @@ from volrec.benchmarks.split_run import Net, SplitRun
 from volrec.benchmarks.views import differences, scaled
 from volrec.config import BenchmarkConfig, VideoProtocol
 
-__all__ = ["build_report", "facts_of_weights", "results_of", "split_result", "with_pictures"]
+__all__ = ["build_report", "facts_of_weights", "results_of", "split_result", "training_videos", "with_pictures"]
 
 SINGLE_LABEL = ("video-top1", "video-top5", "mean-class-accuracy")
 SEVERAL_LABELS = ("video-hit1", "video-hit5")
@@ -197,6 +197,19 @@ def facts_of_weights(nets: Sequence[Net]) -> list[Deviation]:
                 field=f"{name}.split", paper=net.used.split, here=net.check.note
             )
     return list(facts.values())
+
+
+def training_videos(works: Sequence[SplitRun], nets: Sequence[Net]) -> list[Deviation]:
+    """Return how many videos were learned from here, where these are not all that the lists have, over all splits."""
+    protocol = works[0].config.protocol
+    if protocol.features is None and protocol.trajectories is None and all(net.given for net in nets):
+        return []
+    listed = used = 0
+    for work in works:
+        lost = {problem.study for problem in work.problems if problem.fatal and problem.study}
+        listed += work.videos.split.listed[0]
+        used += sum(video.name not in lost for video in work.videos.split.train)
+    return [Deviation(field="training videos", paper=listed, here=used)] if used < listed else []
 
 
 def with_pictures(

@@ -272,7 +272,7 @@ def scaled(protocol: VideoProtocol, *, scale: float = 1.0, width: float = 1.0) -
     for field, value in (("scale", scale), ("width", width)):
         if not 0 < value <= 1:
             raise ConfigError(
-                f"{field} must lie in (0, 1], got {value}.", remedy="1 is the paper's.", where=field, code="scale"
+                f"it must lie in (0, 1], got {value}.", remedy="1 is the paper's.", where=field, code="scale"
             )
     if scale == width == 1:
         return protocol.model_copy(deep=True)

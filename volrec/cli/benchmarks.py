@@ -43,7 +43,7 @@ benchmark = App(
         "Train and test: `volrec benchmark ucf101 --root UCF-101 --protocol tsn-eccv16 --split 1`; after an "
         "interruption: `volrec benchmark --resume RUN`\n\n"
         "Without any data: `volrec benchmark make-motion motion`, then `volrec benchmark motion --root motion "
-        "--protocol tsn-eccv16 --split 1 --scale 0.25 --width 0.125 --epochs 10 --batch 16 --flow farneback`\n\n"
+        "--protocol tsn-eccv16 --split 1 --scale 0.25 --width 0.25 --epochs 10 --batch 16 --flow farneback`\n\n"
         "Every number comes with the list of what differs from the paper. Needs `pip install 'volrec[video]'`."
     ),
     help_format="markdown",

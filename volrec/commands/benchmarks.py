@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,10 +71,11 @@ def _told(done: api.Benchmark, console: Console) -> list[Problem]:
         console.print()
         print_report(done.report, console)
     _say(console, f"Run: {done.path}")
+    run = shlex.quote(str(done.path))
     if done.report is not None:
-        _say(console, f"Report: {done.path / REPORT}\nBeside the published numbers: volrec benchmark table {done.path}")
+        _say(console, f"Report: {done.path / REPORT}\nBeside the published numbers: volrec benchmark table {run}")
     else:
-        _say(console, f"Trained. Test it with: volrec benchmark --resume {done.path} --only test")
+        _say(console, f"Trained. Test it with: volrec benchmark --resume {run} --only test")
     return done.problems
 
 
@@ -117,8 +119,8 @@ def make_motion(
     _say(console, f"{made.videos} clips of {len(made.classes)} classes in {made.folder}{there}.")
     _say(
         console,
-        f"Next: volrec benchmark motion --root {out} --protocol tsn-eccv16 --split 1 --scale 0.25 --width 0.25 "
-        "--epochs 10 --batch 16 --flow farneback",
+        f"Next: volrec benchmark motion --root {shlex.quote(str(out))} --protocol tsn-eccv16 --split 1 "
+        "--scale 0.25 --width 0.25 --epochs 10 --batch 16 --flow farneback",
     )
 
 
@@ -160,7 +162,9 @@ def show_benchmark(run: Path, *, console: Console) -> None:
         begun = (run / "config.yaml").is_file()
         raise RunError(
             "it holds no finished benchmark.",
-            remedy=f"Go on with `volrec benchmark --resume {run}`." if begun else "Give the folder of a benchmark run.",
+            remedy=f"Go on with `volrec benchmark --resume {shlex.quote(str(run))}`."
+            if begun
+            else "Give the folder of a benchmark run.",
             where=run,
             code="not-a-run",
         )
@@ -192,7 +196,7 @@ def _views(protocol: VideoProtocol) -> str:
         if views.count
         else "whole"
         if views.clips == "whole"
-        else f"every {views.step or views.length}"
+        else f"every {views.step or views.length * views.stride}"
     )
     return f"{clips} x {views.crops}"
 
@@ -211,7 +215,7 @@ def _by_stream(given: Sequence[str] | None, protocol: VideoProtocol, *, what: st
             if len(names) != 1:
                 several = f"{len(names)} networks" if names else "no network"
                 raise ConfigError(
-                    f"{what} got '{text}', and {protocol.name} has {several}.",
+                    f"'{text}' names no stream, and {protocol.name} has {several}.",
                     remedy=f"Write {what} STREAM=FILE, once a stream; its streams: {', '.join(names)}."
                     if names
                     else f"Leave {what} out: it is trajectories alone.",
@@ -221,7 +225,7 @@ def _by_stream(given: Sequence[str] | None, protocol: VideoProtocol, *, what: st
             stream, file = names[0], text
         if stream in found:
             raise ConfigError(
-                f"{what} names the stream '{stream}' twice ({found[stream]}, {file}).",
+                f"the stream '{stream}' is named twice ({found[stream]}, {file}).",
                 remedy="Give one file a stream.",
                 where=what,
                 code="stream",

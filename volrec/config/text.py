@@ -68,6 +68,8 @@ def parse_config(
 
 NESTED = ("data.series", "streams.flow")
 """Sections within a section that are written over several lines."""
+_BY_ITEM = ("streams", "open")
+"""Lists of a protocol of which each item, and each key of a stream, has a line of its own."""
 
 
 def load_config(
@@ -185,6 +187,13 @@ def dump_yaml(config: Section, reasons: Mapping[str, str] | None = None) -> str:
             if isinstance(value, dict) and value and (indent == 0 or dotted in NESTED):
                 lines.append(f"{pad}{key}:{reason}")
                 write(value, indent + 1, f"{dotted}.")
+            elif key in _BY_ITEM and isinstance(value, list) and value:
+                lines.append(f"{pad}{key}:{reason}")
+                for item in value:
+                    inner = item.items() if isinstance(item, dict) else [("", item)]
+                    for number, (name, one) in enumerate(inner):
+                        start = "    " if number else "  - "
+                        lines.append(f"{pad}{start}{name and f'{name}: '}{_on_one_line(one)}")
             elif dotted == "stages" and value:
                 lines.append(f"{key}:{reason}")
                 for stage in value:

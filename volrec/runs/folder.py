@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,7 @@ class RunFolder:
     @property
     def resume_command(self) -> str:
         """What goes on with this run on the command line."""
-        return f"volrec {kind_of(self.schema)} --resume {self.path}"
+        return f"volrec {kind_of(self.schema)} --resume {shlex.quote(str(self.path))}"
 
     @classmethod
     def create(

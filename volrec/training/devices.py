@@ -150,6 +150,16 @@ def translate_failure(error: Exception, *, config: AnyConfig, in_hand: list[str]
     text = str(error)
     no_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     if no_memory or "not enough memory" in text or "can't allocate memory" in text:
+        step_batch = getattr(config, "step_batch", None)
+        if step_batch is not None:
+            size = config.optim.batch_size
+            return RunError(
+                f"the device ran out of memory with {size} videos at a time.",
+                remedy=f"Begin again with fewer of them, e.g. --step-batch {max(1, size // 2)}: their gradients are "
+                "added up, and the training stays the same.",
+                where="--step-batch",
+                code="out-of-memory",
+            )
         sampling = getattr(config, "sampling", None)
         clips = f" and sampling.clip_length {sampling.clip_length}" if sampling is not None else ""
         return RunError(

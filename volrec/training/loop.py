@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -210,7 +211,7 @@ def _run(
     member: Member,
 ) -> None:
     """Fit, and turn what Lightning and torch raise into what a user can act on."""
-    command = f"volrec {kind_of(type(config))} --resume {member.run}"
+    command = f"volrec {kind_of(type(config))} --resume {shlex.quote(str(member.run))}"
     stopped = Interrupted(f"Stopped. The last whole epoch is kept; go on with: {command}")
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)  # type: ignore[arg-type]

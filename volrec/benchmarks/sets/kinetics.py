@@ -110,9 +110,13 @@ def read_kinetics(root: Path, *, split: str, lists: Lists = None) -> VideoSet:
         problems.append(note)
     else:
         if not listed[tested]:
+            other = next((part for part in ("val", "test") if parts[part]), "")
+            asked = choice.id.partition("/")[2]
+            instead = f", or ask for the split {asked.replace(tested, other)}, which is there" if other else ""
             raise LabelsError(
                 f"no list names a clip of the part '{tested}' ({some([path.name for path in paths])}).",
-                remedy=f"Put its CSV file beside the others, with '{tested}' in its name or in the column split.",
+                remedy=f"Put its CSV file beside the others, with '{tested}' in its name or in the column split"
+                f"{instead}.",
                 where=where,
                 code="no-lists",
             )
