@@ -295,7 +295,9 @@ class SplitRun:
                     taker,
                     videos,
                     net.member.path / f"{side}-features",
-                    source=f"{net.used.sha256} {settings.layer} {net.stream.test.to_dict()}",
+                    # Whatever a feature depends on: features of other settings are refused.
+                    source=f"{net.used.sha256} {settings.layer} {net.stream.test.to_dict()} "
+                    f"{net.stream.frames.to_dict()} {self.config.decoder}",
                     decoder=self.config.decoder,
                     extracted=self.config.extracted,
                     jobs=self.jobs,
