@@ -141,3 +141,14 @@ def test_a_damaged_file_of_others_costs_that_video_alone(tmp_path: Path) -> None
     assert [problem.study for problem in problems] == ["A/v_0"]
     assert "436" in problems[0].reason + problems[0].remedy
     assert (tmp_path / "A" / "v_1.safetensors").is_file()
+
+
+def test_a_video_that_is_read_at_last_is_learned_from(tmp_path: Path) -> None:
+    train, test = made_set(tmp_path / "t")
+    keys = {"folder": tmp_path / "t", "work": tmp_path / "work", "seed": 0}
+    before = trajectory_vectors(SETTINGS, train[:-1], test[:-1], **keys)
+    after = trajectory_vectors(SETTINGS, train, test, **keys)
+    anew = trajectory_vectors(SETTINGS, train, test, folder=tmp_path / "t", work=tmp_path / "other", seed=0)
+    assert len(before.train) == len(after.train) - 1 and len(before.test) == len(after.test) - 1
+    assert after.encoder.digest == anew.encoder.digest != before.encoder.digest
+    assert np.array_equal(after.train, anew.train) and np.array_equal(after.test, anew.test)

@@ -537,6 +537,8 @@ def test_published_values_stand_beside_their_like() -> None:
         ],
     )
     text = markdown(build_report(config, paper, shown, done))
+    own = paper.model_copy(update={"name": "mine"})
+    assert "mine extends none of the papers' protocols" in markdown(build_report(config, own, shown, done))
     leaky = done.model_copy(update={"deviations": [Deviation(field="w.split", paper="ucf101/1", here="LEAK: trained")]})
     counted = {
         name: sum(len(row.reproductions) for table in published_tables([one], everything=True) for row in table.rows)

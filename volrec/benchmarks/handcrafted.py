@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,8 +105,10 @@ def trajectory_vectors(
     seed : int
         Of the descriptors that are drawn and of the vocabularies.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    vocabulary = work / "vocabulary.safetensors"
+    # Each list of training videos has a vocabulary of its own: one that was read at last may not be left out of it.
+    own = work / _key(train, seed)
+    own.mkdir(parents=True, exist_ok=True)
+    vocabulary = own / "vocabulary.safetensors"
     if vocabulary.is_file():
         encoder = TrajectoryEncoder.load(vocabulary)
         _check_encoding(encoder.settings, settings, where=vocabulary)
@@ -116,7 +119,7 @@ def trajectory_vectors(
     found = []
     for side, videos in (("train", train), ("test", test)):
         table = VectorTable(
-            work / side,
+            own / (side if side == "train" else f"test-{_key(test, seed)}"),
             names=[video.name for video in videos],
             columns=encoder.dimension,
             source=encoder.digest,
@@ -198,6 +201,12 @@ def _check_encoding(kept: TrajectoryClassifier, wanted: TrajectoryClassifier, *,
 def _classes_of(train: Sequence[Video]) -> list[int]:
     """Return the classes that there are training videos of."""
     return sorted({video.labels[0] for video in train})
+
+
+def _key(videos: Sequence[Video], seed: int) -> str:
+    """Return 12 hex digits that tell lists of videos apart."""
+    text = "\n".join([str(seed), *(video.name for video in videos)])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _name(video: Video) -> str:

@@ -208,7 +208,8 @@ def _run(
             scale=config.scale,
             seed=config.trainer.seed,
         )
-        done.report = build_report(config, paper, shown, done.result, notes=notes)
+        said = [note for work in works for note in work.notes]
+        done.report = build_report(config, paper, shown, done.result, notes=[*said, *notes])
         write_result(run.path, done.result)
         write_report(run.path / "report.md", done.report)
     run.finish()

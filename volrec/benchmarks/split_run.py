@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from volrec.benchmarks.results import Deviation, WeightsUsed
 from volrec.benchmarks.scores import ScoreSet, class_order
 from volrec.benchmarks.sets import Video, VideoSet
 from volrec.benchmarks.settings import nets_of
+from volrec.benchmarks.sides import beside, labelled, relabelled
 from volrec.benchmarks.streams import score_videos
 from volrec.benchmarks.testing import StreamScorer
 from volrec.benchmarks.training import fit_stream
@@ -100,6 +101,8 @@ class SplitRun:
         Of videos; grows.
     nets : list of Net
         Those that were used; grows.
+    notes : list of str
+        Sentences for the report; grows.
     """
 
     run: RunFolder
@@ -111,6 +114,7 @@ class SplitRun:
     say: Say
     problems: list[Problem] = field(default_factory=list)
     nets: list[Net] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def check(self) -> None:
         """Make sure that weights which are not trained here are there, fit, and have not seen the test videos.
@@ -183,7 +187,7 @@ class SplitRun:
         classes = tuple(net.card.get("classes") or self.videos.classes)
         stream = net.stream
         path = net.member.path / ("train-scores.safetensors" if train else "scores.safetensors")
-        videos = _relabelled(getattr(self.videos.split, side), self.videos.classes, classes)
+        videos = relabelled(getattr(self.videos.split, side), self.videos.classes, classes)
         facts = self._facts(
             stream.name,
             side=side,
@@ -322,7 +326,7 @@ class SplitRun:
             train,
             test,
             features=[(table["train"][rows["train"]], table["test"][rows["test"]]) for table in tables],
-            trajectories=None if vectors is None else _beside(vectors[0], sides, rows),
+            trajectories=None if vectors is None else beside(vectors[0], sides, rows),
             keep=self.run.path / f"split-{self.split}-svm.safetensors",
             facts=self._facts(
                 FEATURES,
@@ -347,7 +351,7 @@ class SplitRun:
         if settings is None:
             raise RunError("the protocol has no trajectories.", code="protocol")
         vectors, lacking = self._vectors()
-        train, test = (list(_labelled(side, lacking)) for side in (self.videos.split.train, self.videos.split.test))
+        train, test = (list(labelled(side, lacking)) for side in (self.videos.split.train, self.videos.split.test))
         self.say(f"Support vector machines on trajectories of {len(train)} videos.")
         return score_trajectories(
             settings,
@@ -383,11 +387,15 @@ class SplitRun:
         problems = compute_trajectories(every, folder, decoder=config.decoder, jobs=self.jobs)
         self._note(problems)
         lacking = {problem.study for problem in problems}
-        train, test = (list(_labelled(side, lacking)) for side in (self.videos.split.train, self.videos.split.test))
+        train, test = (list(labelled(side, lacking)) for side in (self.videos.split.train, self.videos.split.test))
         work = self.run.path / f"split-{self.split}-{TRAJECTORIES}"
         vectors = trajectory_vectors(settings, train, test, folder=folder, work=work, seed=config.trainer.seed)
         if vectors.empty:
-            self.say(f"{len(vectors.empty)} videos have no trajectory: nothing moves in them, or they are too short.")
+            self.notes.append(
+                f"{self.videos.split.id}: {len(vectors.empty)} of {len(train) + len(test)} videos have no trajectory "
+                "(nothing moves in them, or they are too short); they are scored by an empty vector."
+            )
+            self.say(self.notes[-1])
         return vectors, lacking
 
     def _device(self) -> Any:
@@ -467,30 +475,6 @@ def note_problems(known: list[Problem], new: Sequence[Problem]) -> None:
         out = problem.fatal and problem.study
         if problem not in known and not (out and any(one.fatal and one.study == problem.study for one in known)):
             known.append(problem)
-
-
-def _labelled(videos: Sequence[Video], lacking: set[str]) -> Iterator[Video]:
-    return (video for video in videos if video.labels and video.name not in lacking)
-
-
-def _relabelled(videos: Sequence[Video], ours: Sequence[str], theirs: Sequence[str]) -> list[Video]:
-    """Return labelled videos with labels as places in the classes of the weights, whose order may be another."""
-    places = {name: place for place, name in enumerate(theirs)}
-    return [
-        Video(video.name, video.path, tuple(places[ours[label]] for label in video.labels), video.group)
-        for video in videos
-        if video.labels
-    ]
-
-
-def _beside(vectors: Any, sides: Mapping[str, Sequence[Video]], rows: Mapping[str, Sequence[int]]) -> Any:
-    """Return vectors of trajectories for the rows of features: encoded are videos that have some, in their order."""
-    found = []
-    for side, whole in (("train", vectors.train), ("test", vectors.test)):
-        names = {sides[side][number].name for number in rows[side]}
-        kept = [place for place, name in enumerate(vectors.names[side]) if name in names]
-        found.append(whole[kept])
-    return tuple(found)
 
 
 def _digest_of(nets: Sequence[Net]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from volrec.benchmarks.conditions import condition_deviations, condition_notes, conditions
 from volrec.benchmarks.metrics import METRICS, mean_over_splits, metric_of
+from volrec.benchmarks.protocol import list_protocols
 from volrec.benchmarks.publications import SOURCES, load_published
 from volrec.benchmarks.report import BenchmarkReport, Published, Result, result_of
 from volrec.benchmarks.results import BenchmarkResult, Deviation, SplitResult
@@ -125,6 +126,11 @@ def build_report(
 
 def _headline(config: BenchmarkConfig, paper: VideoProtocol) -> tuple[str, ...]:
     """Say what the paper's number is, where this run has another set or other splits."""
+    if paper.name not in list_protocols():
+        return (
+            f"{paper.name} extends none of the papers' protocols: there is nothing that it could differ from, and no "
+            "published number to compare with.",
+        )
     splits = paper.splits.split(",")
     what = f"the mean of {METRICS[paper.metric]} over splits {paper.splits}" if len(splits) > 1 else ""
     what = what or f"{METRICS[paper.metric]} on split {paper.splits}"
