@@ -302,7 +302,8 @@ def _estimated(
     todo = [video for video in videos if kind not in extracted_parts(folder, video)]
     if motion is None or not todo:
         return []
-    say(f"Estimating {kind} ({motion.estimator}) of {len(todo)} videos into {folder}; it is kept.")
+    count = "1 video" if len(todo) == 1 else f"{len(todo)} videos"
+    say(f"Estimating {kind} ({motion.estimator}) of {count} into {folder}; it is kept.")
     return extract(
         todo,
         folder,
