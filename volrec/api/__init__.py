@@ -13,9 +13,10 @@ from volrec.api.benchmarks import (
     published_tables,
     resume_benchmark,
 )
+from volrec.api.evaluating import evaluate_run
 from volrec.api.fusion import FusedRun, fuse
 from volrec.api.settings import ConfigLike, recipe_folders
-from volrec.api.studies import Run, evaluate_run, index, load, make_phantoms, read_volume
+from volrec.api.studies import Run, index, load, make_phantoms, read_volume
 from volrec.api.training import Plan, check_network, plan, resume, train
 from volrec.api.volumes import trajectories_beside
 from volrec.api.weights import (

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from volrec.api.evaluating import evaluate_run, score_labelled
 from volrec.api.settings import destination
-from volrec.api.studies import Run, evaluate_run, score_labelled
+from volrec.api.studies import Run
 from volrec.errors import ConfigError, LabelsError, Problem, RunError
 
 if TYPE_CHECKING:

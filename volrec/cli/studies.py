@@ -1,4 +1,4 @@
-"""Commands for studies and labels: look at them, train, evaluate, predict; and the two that need none."""
+"""Commands for studies and labels: look at them, plan, train; and those that need none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from volrec.cli.shell import (
     LOOK,
     OK,
     TRY,
-    USE,
     Config,
     Folder,
     Init,
@@ -170,47 +169,6 @@ def train(
             console=console(),
         )
     )
-
-
-@app.command(group=USE)
-def evaluate(
-    run: Annotated[Path, Parameter(help="Run folder.")],
-    folder: Annotated[Path | None, Parameter(help="Other studies; without it the run's own test studies.")] = None,
-    *,
-    labels: Labels = None,
-    out: Annotated[Path | None, Parameter(help="Also write the metrics as JSON.")] = None,
-    include_training: Annotated[
-        bool, Parameter(negative="", help="Also score studies of patients that the run was trained on.")
-    ] = False,
-) -> int:
-    """Metrics with 95 % intervals: of the run's own test studies, or of another folder with labels.
-
-    Example: `volrec evaluate runs/c3d-label /data/hospital-b --labels b.csv`
-    """
-    from volrec import commands
-
-    return finish(
-        commands.evaluate(run, folder, labels=labels, out=out, include_training=include_training, console=console())
-    )
-
-
-@app.command(group=USE)
-def predict(
-    run: Annotated[Path, Parameter(help="Run folder.")],
-    folder: Folder,
-    *,
-    out: Annotated[Path, Parameter(help="Where the scores go: one row a study (CSV, or JSON by suffix).")] = Path(
-        "scores.csv"
-    ),
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Where to compute.")] = "auto",
-) -> int:
-    """Score every study of a folder with a trained run.
-
-    Example: `volrec predict runs/c3d-label /data/new --out scores.csv`
-    """
-    from volrec import commands
-
-    return finish(commands.predict(run, folder, out=out, device=device, console=console()))
 
 
 @app.command(group=TRY)

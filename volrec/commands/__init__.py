@@ -9,16 +9,16 @@ from volrec.commands.benchmarks import (
     resume_benchmark,
     show_benchmark,
 )
+from volrec.commands.evaluating import evaluate
+from volrec.commands.predicting import predict
 from volrec.commands.studies import (
     demo,
-    evaluate,
     fuse,
     import_weights,
     inspect,
     learn_weights,
     models,
     plan,
-    predict,
     schema,
     train,
 )

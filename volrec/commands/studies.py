@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from volrec import api
-from volrec.errors import ConfigError, LabelsError, Problem, RunError
+from volrec.errors import ConfigError, LabelsError, Problem
 from volrec.report import terminal
+from volrec.report.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,14 +30,12 @@ MOST_LAYERS = 64
 
 __all__ = [
     "demo",
-    "evaluate",
     "fuse",
     "import_weights",
     "inspect",
     "learn_weights",
     "models",
     "plan",
-    "predict",
     "schema",
     "train",
 ]
@@ -68,12 +67,12 @@ def inspect(
         problems += [problem for problem in cohort.problems if problem not in problems]
     if write is not None:
         found.write(write)
-        _say(console, f"Index written to {write}.")
+        say(console, f"Index written to {write}.")
     if sheet is not None and found.studies:
         from volrec.report.contact_sheet import contact_sheet
 
         contact_sheet(found, sheet)
-        _say(console, f"Contact sheet written to {sheet}.")
+        say(console, f"Contact sheet written to {sheet}.")
     if not found.studies:
         raise LabelsError(
             f"no study of {folder} can be used.",
@@ -98,7 +97,7 @@ def plan(
     made.write(out)
     _tell(made, console)
     console.print(made.text(), markup=False, highlight=False, soft_wrap=True)
-    _say(console, f"Written to {out}. Edit it, then: volrec train --config {out}")
+    say(console, f"Written to {out}. Edit it, then: volrec train --config {out}")
     return list(made.problems)
 
 
@@ -118,7 +117,7 @@ def train(
     def announce(made: Plan, destination: Path) -> None:
         _tell(made, console)
         chosen = made.config
-        _say(
+        say(
             console,
             f"Plan: {chosen.network.name} (width {chosen.network.width:g}), "
             f"clips of {chosen.sampling.clip_length} slices, "
@@ -157,12 +156,12 @@ def learn_weights(
         made = derive(folder, **given)
         made.write(plan_to)
         console.print(made.text(), markup=False, highlight=False, soft_wrap=True)
-        _say(console, f"Written to {plan_to}. Edit it, then: volrec {kind} --config {plan_to}")
+        say(console, f"Written to {plan_to}. Edit it, then: volrec {kind} --config {plan_to}")
         return list(made.problems)
 
     def announce(made: ImagePlan, destination: Path) -> None:
         if made.facts is not None:
-            _say(console, _facts(made.facts))
+            say(console, _facts(made.facts))
         chosen = made.config
         what = (
             f"{chosen.backbone.name} (width {chosen.backbone.width:g}) by {chosen.method.name}"
@@ -170,7 +169,7 @@ def learn_weights(
             else f"{chosen.network.name} (width {chosen.network.width:g}) taught by {chosen.teacher.source}, clips of "
             f"{chosen.sampling.clip_length} slices"
         )
-        _say(
+        say(
             console,
             f"Plan: {what}, canvas {_sizes(chosen.preprocess.canvas)}, batch {chosen.optim.batch_size}, "
             f"{chosen.trainer.epochs} epochs; reasons in {destination / 'config.yaml'}",
@@ -179,65 +178,13 @@ def learn_weights(
     run = run_it(None, resume=resume) if resume is not None else run_it(folder, out=out, announce=announce, **given)
     if run is None:
         return []
-    _say(console, weights_headline(run.folder))
+    say(console, weights_headline(run.folder))
     headings, rows = matching_rows(run.folder, narrow=console.width < WIDE)
     if rows:
         terminal.print_rows(headings, rows, console, plain=True)
     use = "transfer FOLDER --teacher" if kind == "pretrain" else "train FOLDER --labels labels.csv --init"
-    _say(console, f"Run: {run.path}\nReport: {run.report.resolve().as_uri()}\nNext: volrec {use} {run.path}")
+    say(console, f"Run: {run.path}\nReport: {run.report.resolve().as_uri()}\nNext: volrec {use} {run.path}")
     return run.problems
-
-
-def evaluate(
-    run: Path,
-    folder: Path | None,
-    *,
-    labels: Path | None,
-    out: Path | None,
-    include_training: bool = False,
-    console: Console,
-) -> list[Problem]:
-    """Print metrics with intervals and write them where asked."""
-    metrics, problems = api.evaluate_run(api.load(run), folder, labels=labels, include_training=include_training)
-    for problem in problems:
-        if problem.code == "seen-in-training":
-            _say(console, f"{problem.reason} {problem.remedy}")
-    part = metrics.get("part", "test")
-    _say(console, f"{run} on {folder if folder is not None else f'its own {part} studies'}")
-    _say(console, f"{metrics.get('studies', 0)} studies of {metrics.get('patients', 0)} patients")
-    terminal.print_metrics(metrics.get("metrics", {}), console, title="")
-    if "fold_mean" in metrics:
-        terminal.print_metrics(metrics["fold_mean"], console, title="mean over folds")
-    for label, found in metrics.get("labels", {}).items():
-        terminal.print_metrics(found["metrics"], console, title=label)
-    if out is not None:
-        from volrec.files import write_atomically
-
-        write_atomically(out, json.dumps(metrics, indent=2) + "\n")
-        _say(console, f"Written to {out}.")
-    return problems
-
-
-def predict(run: Path, folder: Path, *, out: Path, device: str, console: Console) -> list[Problem]:
-    """Score a folder and write one row a study."""
-    table = api.load(run).predict(folder, device=device)
-    problems = [Problem(**problem) for problem in table.attrs.pop("problems")]
-    if table.empty:
-        first = next((problem for problem in problems if problem.fatal), None)
-        raise RunError(
-            f"no study of {folder} could be scored" + (f": {first.reason}" if first else "."),
-            remedy=first.remedy if first else "`volrec inspect` says what is in it.",
-            code="no-usable-study",
-        )
-    from volrec.files import write_atomically
-
-    text = table.to_json(orient="records", indent=2) if out.suffix == ".json" else table.to_csv(index=False)
-    write_atomically(out, text)
-    _say(console, f"{len(table)} {'study' if len(table) == 1 else 'studies'} scored, written to {out}.")
-    warned = table.loc[table["warning"].fillna("") != "", "warning"]
-    for warning, count in warned.value_counts().items():
-        _say(console, f"warning, {count} of {len(table)}: {warning}")
-    return problems
 
 
 def fuse(
@@ -267,10 +214,10 @@ def fuse(
     title = f"{found['studies']} {found['part']} studies of {found['patients']} patients; {how}"
     terminal.print_rows(headings, rows, console, title=title, plain=True)
     if len(made.rule.parts) > 1:
-        _say(console, "Fitted fold by fold" + ("; the weights shown are the mean over folds." if given else "."))
+        say(console, "Fitted fold by fold" + ("; the weights shown are the mean over folds." if given else "."))
     if found["part"] == "validation":
-        _say(console, "These studies chose the weights of the runs: expect less on others.")
-    _say(console, f"Fused run: {made.path}\nNext: volrec predict {made.path} FOLDER")
+        say(console, "These studies chose the weights of the runs: expect less on others.")
+    say(console, f"Fused run: {made.path}\nNext: volrec predict {made.path} FOLDER")
 
 
 def demo(out: Path, *, seed: int, console: Console) -> list[Problem]:
@@ -315,7 +262,7 @@ def models(name: str | None, console: Console) -> None:
         headings = ("name", "paper", "M par", "GMAC", "clip\nC x T x H x W", "least\nTxHxW", "by\nslice", "options")
         headings = headings if wide else (*headings[:-1], "opts")
         terminal.print_rows(headings, rows, console, plain=True)
-        _say(
+        say(
             console,
             "One in full, with its layers and options: volrec models NAME.\nParameters (millions) and multiply-adds: "
             "the paper's network at its own clip.\nLeast: the smallest clip of the form adapted to volumes.\n"
@@ -324,18 +271,18 @@ def models(name: str | None, console: Console) -> None:
         )
         return
     facts = networks.describe(name)
-    _say(console, f"{name}: {facts['title']}\n{facts['paper']}\n{facts['summary']}\n")
-    _say(
+    say(console, f"{name}: {facts['title']}\n{facts['paper']}\n{facts['summary']}\n")
+    say(
         console,
         f"{facts['parameters']:,} parameters, {facts['gmacs']:.2f} GMAC at {' x '.join(map(str, facts['clip']))}",
     )
-    _say(
+    say(
         console,
         f"Smallest clip (T, H, W) of the form adapted to volumes: {' x '.join(map(str, networks.spec(name).smallest))}"
         + ("; encodes slice by slice" if facts["slicewise"] else ""),
     )
     terminal.print_learning(facts, console)
-    _say(console, "")
+    say(console, "")
     layers = [
         (layer["name"], layer["kind"], " x ".join(map(str, layer["output"])), f"{layer['parameters']:,}")
         for layer in _by_block(facts["layers"], facts["blocks"])
@@ -343,14 +290,14 @@ def models(name: str | None, console: Console) -> None:
     terminal.print_rows(
         ("layer", "kind", "output", "parameters"), layers, console, title="Layers of the paper's network", plain=True
     )
-    _say(console, "")
+    say(console, "")
     options = [
         (key, value["default"], value["paper"], value["allowed"], value["meaning"])
         for key, value in facts["options"].items()
     ]
     terminal.print_rows(("option", "default", "paper", "values", "meaning"), options, console, title="Options")
     for ambiguity in facts["ambiguities"]:
-        _say(console, f"* {ambiguity}")
+        say(console, f"* {ambiguity}")
 
 
 def _by_block(layers: Sequence[Mapping[str, Any]], blocks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -422,17 +369,17 @@ def import_weights(
         rows.insert(0, (f"{len(loaded)} keys", f"{len(loaded)} keys", "loaded", "", ""))
     terminal.print_rows(("source", "network", "action", "shape", "why"), rows, console, title=Path(path).name)
     source = done.card["source"]
-    _say(console, f"Format: {source['format']}. Keys: {done.table.summary}.")
+    say(console, f"Format: {source['format']}. Keys: {done.table.summary}.")
     for note in source.get("notes", ()):
-        _say(console, f"* {note}")
-    _say(console, f"Written to {done.path}, with its card beside it.")
+        say(console, f"* {note}")
+    say(console, f"Written to {done.path}, with its card beside it.")
 
 
 def _tell(made: Plan, console: Console) -> None:
     for note in made.notes:
-        _say(console, note)
+        say(console, note)
     if made.facts is not None:
-        _say(console, _facts(made.facts))
+        say(console, _facts(made.facts))
 
 
 def _facts(facts: Fingerprint) -> str:
@@ -447,10 +394,10 @@ def _facts(facts: Fingerprint) -> str:
 def _show(run: Run, console: Console) -> None:
     from volrec.report.html import headline, time_share
 
-    _say(console, headline(run.folder))
+    say(console, headline(run.folder))
     if share := time_share(run.folder):
-        _say(console, share)
-    _say(console, f"Run: {run.path}\nReport: {run.report.resolve().as_uri()}")
+        say(console, share)
+    say(console, f"Run: {run.path}\nReport: {run.report.resolve().as_uri()}")
 
 
 def _lengths(config: TrainConfig) -> str:
@@ -461,7 +408,3 @@ def _lengths(config: TrainConfig) -> str:
 
 def _sizes(sizes: Sequence[int | None] | None) -> str:
     return " x ".join("own" if size is None else str(size) for size in sizes) if sizes else "as it is"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -22,6 +22,7 @@ from volrec.config.benchmark import (
     VideoProtocol,
 )
 from volrec.config.benchmark_run import BenchmarkConfig
+from volrec.config.outcome import DecisionConfig, ReportConfig
 from volrec.config.sections import (
     AugmentConfig,
     DataConfig,
@@ -64,6 +65,7 @@ __all__ = [
     "BackboneConfig",
     "BenchmarkConfig",
     "DataConfig",
+    "DecisionConfig",
     "FeatureClassifier",
     "FlowConfig",
     "FrameInput",
@@ -80,6 +82,7 @@ __all__ = [
     "PreprocessConfig",
     "PretrainConfig",
     "ProtocolConfig",
+    "ReportConfig",
     "SamplingConfig",
     "Section",
     "SeriesConfig",

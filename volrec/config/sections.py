@@ -280,6 +280,10 @@ class OptimConfig(Section):
 class ProtocolConfig(Section):
     """The test-time rule: how clips become one score a study. Validation uses it too."""
 
+    method: Literal["clips", "dense"] = "clips"
+    """clips: one after another, overlapping. dense: the whole study at once; a network that is convolutional along
+    slices gives a score at every place where a clip fits. Only the ends of the study are padded, not those of clips:
+    its numbers are others."""
     clips: Annotated[int, Field(ge=0)] = 0
     """Clips a study, spread evenly; 0 takes as many as cover it at `overlap`."""
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from volrec.config.outcome import DecisionConfig, ReportConfig
 from volrec.config.sections import (
     AugmentConfig,
     DataConfig,
@@ -40,6 +41,8 @@ class TrainConfig(Section):
     init: InitConfig = Field(default_factory=InitConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
+    decision: DecisionConfig = Field(default_factory=DecisionConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
     stages: list[StageConfig] = Field(default_factory=list)
     """Trainings that are done in turn; empty is one. Each is called by its name: ``stages.motion.epochs``."""

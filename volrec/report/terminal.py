@@ -14,7 +14,7 @@ from volrec.config import TrainConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["compared", "interval", "print_keys", "print_learning", "print_metrics", "print_rows", "schema_rows"]
+__all__ = ["compared", "interval", "print_keys", "print_learning", "print_metrics", "print_rows", "say", "schema_rows"]
 
 # Order in which a person reads them; what is not listed follows.
 FIRST = (
@@ -186,3 +186,8 @@ def _kind(kind: Any) -> str:
             kind.__name__, kind.__name__
         )
     return str(kind)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: nothing in it is markup, and the terminal breaks it."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

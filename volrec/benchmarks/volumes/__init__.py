@@ -2,8 +2,8 @@
 
 from volrec.benchmarks.volumes.beside import ARMS, Beside, measure_beside
 from volrec.benchmarks.volumes.features import Features, network_features
-from volrec.benchmarks.volumes.studies import Studies, open_run, open_studies
 from volrec.benchmarks.volumes.tracks import StudyTrajectories, VolumeSettings, choose_settings, study_trajectories
+from volrec.inference.studies import Studies, open_run, open_studies
 
 __all__ = [
     "ARMS",

@@ -25,13 +25,13 @@ from volrec.benchmarks.encoding.beside import PENALTIES, fit_beside
 from volrec.benchmarks.encoding.encode import TrajectoryEncoder, encode_videos
 from volrec.benchmarks.encoding.table import VectorTable
 from volrec.benchmarks.volumes.features import Features, network_features
-from volrec.benchmarks.volumes.studies import Studies
 from volrec.benchmarks.volumes.tracks import StudyTrajectories
 from volrec.config import TrajectoryClassifier
 from volrec.data.splits import PARTS, Split
 from volrec.data.targets import head_classes
 from volrec.errors import ConfigError, LabelsError, Problem
 from volrec.files import write_atomically
+from volrec.inference.studies import Studies
 
 if TYPE_CHECKING:
     import pandas as pd

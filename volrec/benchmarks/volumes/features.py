@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from volrec.benchmarks.encoding.table import VectorTable
-from volrec.benchmarks.volumes.studies import Studies
 from volrec.errors import ConfigError, DataError, Problem, VolrecError
+from volrec.inference.studies import Studies
 from volrec.progress import track
 
 if TYPE_CHECKING:

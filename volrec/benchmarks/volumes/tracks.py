@@ -24,12 +24,12 @@ from volrec.benchmarks.opencv import load_opencv
 from volrec.benchmarks.trajectories.files import read_trajectories, write_trajectories
 from volrec.benchmarks.trajectories.settings import TrajectorySettings
 from volrec.benchmarks.trajectories.volume import volume_trajectories
-from volrec.benchmarks.volumes.studies import Studies
 from volrec.config import IntensityConfig
 from volrec.data.entries import Entry, StoredVolume
 from volrec.data.store import Store
 from volrec.errors import ConfigError, DataError, Problem, StoreError, VolrecError
 from volrec.files import is_disk_full
+from volrec.inference.studies import Studies
 from volrec.parallel import available_cpus, map_processes
 from volrec.transforms.windows import resolve_windows
 

@@ -1,0 +1,1 @@
+"""Where a network looked: maps in the study's own geometry, and curves along its slices."""
