@@ -85,7 +85,7 @@ def test_metrics_are_those_of_the_table(finished: RunFolder) -> None:
 def test_a_run_folder_is_whole(finished: RunFolder) -> None:
     assert finished.finished
     assert {path.name for path in finished.path.iterdir()} == {
-        "config.yaml", "versions.json", "index.csv", "splits.csv", "quarantine.csv", "scores.csv",
+        "config.yaml", "versions.json", "index.csv", "splits.csv", "quarantine.csv", "labels.csv", "scores.csv",
         "validation_scores.csv", "metrics.json", "log.txt", "finished", "fold-0", "fold-1",
     }  # fmt: skip
     assert "# it is small" in (finished.path / "config.yaml").read_text()

@@ -11,11 +11,13 @@ import numpy as np
 
 from volrec.data.targets import head_classes
 from volrec.errors import RunError
+from volrec.report.page import figure
 from volrec.report.terminal import NAMES, interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from volrec.report.plots import Drawing
     from volrec.runs import RunFolder
 
 __all__ = ["Findings", "best_threshold", "gather", "metric_name", "plain_value"]
@@ -53,6 +55,8 @@ class Findings:
         Stage -> member -> columns, in turn, the last included; empty where there is one training.
     thresholds : dict
         Fold -> threshold of a binary task, chosen on its validation studies; empty where there were none.
+    drawings : list of Drawing
+        The plots that the page shows, for files of their own.
     """
 
     run: RunFolder
@@ -70,11 +74,17 @@ class Findings:
     histories: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     stages: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    drawings: list[Drawing] = field(default_factory=list)
 
     @property
     def headline(self) -> Mapping[str, Any] | None:
         """The metric with its interval."""
         return self.metrics.get("metrics", {}).get(self.metric)
+
+    def show(self, drawing: Drawing, caption: str, *, wide: bool = False) -> str:
+        """Return a plot for the page, and keep it for a file of its own."""
+        self.drawings.append(drawing)
+        return figure(drawing, caption, wide=wide)
 
     @property
     def what(self) -> str:

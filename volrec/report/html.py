@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volrec.files import write_atomically
-from volrec.report import sections
+from volrec.report import cohort, sections
 from volrec.report.findings import Findings, gather, metric_name, plain_value
+from volrec.report.model_card import card_section
 from volrec.report.page import Raw, page, tiles
 
 if TYPE_CHECKING:
@@ -39,8 +40,10 @@ def write_report(run: RunFolder) -> Path:
         sections.metrics(found),
         sections.curves(found),
         sections.mistakes(found),
-        sections.people(found),
-        sections.quarantine(found),
+        cohort.data(found),
+        cohort.people(found),
+        cohort.quarantine(found),
+        card_section(found),
         sections.plan(found),
         sections.time(found),
         sections.repeat(found),

@@ -1,10 +1,14 @@
-"""Plots of the report: each takes arrays and gives one SVG element that follows the page's light or dark colours."""
+"""Plots of the report: each takes arrays and gives one SVG element that follows the page's light or dark colours.
+
+A `Drawing` is that element, and knows how to write itself as SVG and PNG files for a paper.
+"""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,20 +17,68 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from volrec.evaluation import pr_points, roc_points
+from volrec.files import replacing, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["bland_altman", "calibration", "learning_curves", "precision_recall", "roc", "scatter"]
+__all__ = [
+    "COLOURS",
+    "FAINT",
+    "INK",
+    "Drawing",
+    "bland_altman",
+    "calibration",
+    "draw",
+    "learning_curves",
+    "new_figure",
+    "precision_recall",
+    "roc",
+    "scatter",
+]
 
 # Middle tones, told apart with the common colour deficiencies and readable on white and on near-black.
 COLOURS = ("#2f80d0", "#e08214", "#2a9d74", "#b565c9", "#d1495b", "#8c8c3a", "#5e7ce2", "#b07d62")
 INK = "#010203"  # replaced by the page's own text colour
 FAINT = "#010204"  # the same, for grid and reference lines
 GRID = np.linspace(0, 1, 101)
+DOTS_PER_INCH = 300
+"""Of PNG files: what journals ask for."""
 
 
-def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, metric: str, stage: str = "") -> str:
+class Drawing(str):
+    """An SVG element for a page, with the figure that it shows.
+
+    Attributes
+    ----------
+    name : str
+        What the plot is called, also as a file.
+    figure : matplotlib.figure.Figure
+        Drawn in dark ink: on white paper it can be read as it is.
+    """
+
+    name: str
+    figure: Figure
+
+    def save(self, folder: Path, *, png: bool = True) -> list[Path]:
+        """Write ``NAME.svg``, and ``NAME.png`` at 300 dots an inch, into a folder; return the paths."""
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.") or "plot"
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [folder / f"{stem}.svg"]
+        with rc_context(_style(self.name)):
+            text = io.StringIO()
+            self.figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
+            write_atomically(written[0], text.getvalue())
+            if png:
+                written.append(folder / f"{stem}.png")
+                with replacing(written[1]) as partial:
+                    self.figure.savefig(
+                        partial, format="png", facecolor="white", dpi=DOTS_PER_INCH, metadata={"Software": None}
+                    )
+        return written
+
+
+def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, metric: str, stage: str = "") -> Drawing:
     """Draw training and validation loss, and the metric that chose the weights, over epochs.
 
     Parameters
@@ -40,7 +92,7 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, m
     """
     name = f"curves-{stage}"
     with_metric = any("val_metric" in columns for columns in histories.values())
-    figure, panels = _figure(2 if with_metric else 1, name=name)
+    figure, panels = new_figure(2 if with_metric else 1, name=name)
     for (member, columns), colour in zip(histories.items(), _cycle(), strict=False):
         epochs = np.asarray(columns["epoch"], dtype=float) + 1
         label = member if len(histories) > 1 else "training"
@@ -60,10 +112,10 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, m
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     if with_metric:
         panels[1].set(xlabel="epoch", ylabel=f"validation {metric} (dot: weights kept)")
-    return _svg(figure, name)
+    return draw(figure, name)
 
 
-def roc(truth: np.ndarray, scores: np.ndarray, *, groups: np.ndarray, folds: np.ndarray, name: str = "") -> str:
+def roc(truth: np.ndarray, scores: np.ndarray, *, groups: np.ndarray, folds: np.ndarray, name: str = "") -> Drawing:
     """Draw the ROC curve of all studies with its 95 % band over patients, and a thin line a fold.
 
     Parameters
@@ -84,7 +136,7 @@ def roc(truth: np.ndarray, scores: np.ndarray, *, groups: np.ndarray, folds: np.
         found = roc_points(labels, values)
         return found["false_positive_rate"], found["true_positive_rate"]
 
-    figure, (axis,) = _figure(1, name=f"roc-{name}", square=True)
+    figure, (axis,) = new_figure(1, name=f"roc-{name}", square=True)
     axis.plot([0, 1], [0, 1], color=FAINT, alpha=0.4, linewidth=1, linestyle=":")
     curves = []
     for hits, alarms in _resampled(truth, scores, groups):
@@ -92,19 +144,19 @@ def roc(truth: np.ndarray, scores: np.ndarray, *, groups: np.ndarray, folds: np.
     _band(axis, curves)
     _lines(axis, truth, scores, folds, points, drawstyle="default")
     axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), title=name)
-    return _svg(figure, f"roc-{name}")
+    return draw(figure, f"roc-{name}")
 
 
 def precision_recall(
     truth: np.ndarray, scores: np.ndarray, *, groups: np.ndarray, folds: np.ndarray, name: str = ""
-) -> str:
+) -> Drawing:
     """Draw precision over recall as `roc` does; the dotted line is the prevalence, what chance reaches."""
 
     def points(labels: np.ndarray, values: np.ndarray) -> tuple[list[float], list[float]]:
         found = pr_points(labels, values)
         return [0.0, *found["recall"]], [found["precision"][0], *found["precision"]]
 
-    figure, (axis,) = _figure(1, name=f"pr-{name}", square=True)
+    figure, (axis,) = new_figure(1, name=f"pr-{name}", square=True)
     axis.axhline(float(np.mean(truth)), color=FAINT, alpha=0.4, linewidth=1, linestyle=":")
     curves = []
     for hits, alarms in _resampled(truth, scores, groups):
@@ -115,15 +167,15 @@ def precision_recall(
     _band(axis, curves)
     _lines(axis, truth, scores, folds, points, drawstyle="steps-pre")
     axis.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), title=name)
-    return _svg(figure, f"pr-{name}")
+    return draw(figure, f"pr-{name}")
 
 
-def calibration(truth: np.ndarray, scores: np.ndarray, *, bins: int = 8, name: str = "") -> str:
+def calibration(truth: np.ndarray, scores: np.ndarray, *, bins: int = 8, name: str = "") -> Drawing:
     """Draw how often the finding was there against how often the score said so, in bins of equally many studies.
 
     Bars are 95 % Wilson intervals of the observed share; the strip below shows every score.
     """
-    figure, (axis,) = _figure(1, name=f"calibration-{name}", square=True)
+    figure, (axis,) = new_figure(1, name=f"calibration-{name}", square=True)
     axis.plot([0, 1], [0, 1], color=FAINT, alpha=0.4, linewidth=1, linestyle=":")
     order = np.argsort(scores, kind="stable")
     parts = [part for part in np.array_split(order, max(1, min(bins, len(scores) // 5))) if len(part)]
@@ -145,12 +197,12 @@ def calibration(truth: np.ndarray, scores: np.ndarray, *, bins: int = 8, name: s
     axis.set(
         xlabel="predicted probability", ylabel="observed share", xlim=(-0.02, 1.02), ylim=(-0.14, 1.02), title=name
     )
-    return _svg(figure, f"calibration-{name}")
+    return draw(figure, f"calibration-{name}")
 
 
-def scatter(truth: np.ndarray, predicted: np.ndarray, *, folds: np.ndarray, name: str) -> str:
+def scatter(truth: np.ndarray, predicted: np.ndarray, *, folds: np.ndarray, name: str) -> Drawing:
     """Draw predicted against true values, a colour a fold, with the line of identity."""
-    figure, (axis,) = _figure(1, name=f"scatter-{name}", square=True)
+    figure, (axis,) = new_figure(1, name=f"scatter-{name}", square=True)
     low, high = _limits(np.concatenate([truth, predicted]))
     axis.plot([low, high], [low, high], color=FAINT, alpha=0.4, linewidth=1, linestyle=":")
     for fold, colour in zip(np.unique(folds), _cycle(), strict=False):
@@ -160,10 +212,10 @@ def scatter(truth: np.ndarray, predicted: np.ndarray, *, folds: np.ndarray, name
     if len(np.unique(folds)) > 1:
         axis.legend(frameon=False)
     axis.set(xlabel=f"true {name}", ylabel=f"predicted {name}", xlim=(low, high), ylim=(low, high))
-    return _svg(figure, f"scatter-{name}")
+    return draw(figure, f"scatter-{name}")
 
 
-def bland_altman(truth: np.ndarray, predicted: np.ndarray, *, name: str) -> str:
+def bland_altman(truth: np.ndarray, predicted: np.ndarray, *, name: str) -> Drawing:
     """Draw the difference over the mean of both, with the bias and the 95 % limits of agreement.
 
     References
@@ -171,7 +223,7 @@ def bland_altman(truth: np.ndarray, predicted: np.ndarray, *, name: str) -> str:
     Bland and Altman, Statistical methods for assessing agreement between two methods of clinical measurement,
     Lancet 1986.
     """
-    figure, (axis,) = _figure(1, name=f"bland-altman-{name}", square=True)
+    figure, (axis,) = new_figure(1, name=f"bland-altman-{name}", square=True)
     difference, middle = predicted - truth, (predicted + truth) / 2
     bias, spread = float(np.mean(difference)), float(np.std(difference, ddof=1)) if len(truth) > 1 else 0.0
     axis.plot(middle, difference, "o", color=COLOURS[0], alpha=0.65, markersize=4)
@@ -181,10 +233,11 @@ def bland_altman(truth: np.ndarray, predicted: np.ndarray, *, name: str) -> str:
             f"{value:.3g}", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=INK
         )
     axis.set(xlabel=f"mean of true and predicted {name}", ylabel="predicted - true")
-    return _svg(figure, f"bland-altman-{name}")
+    return draw(figure, f"bland-altman-{name}")
 
 
-def _figure(panels: int, *, name: str, square: bool = False) -> tuple[Figure, Sequence[Axes]]:
+def new_figure(panels: int, *, name: str, square: bool = False) -> tuple[Figure, Sequence[Axes]]:
+    """Return an empty figure and its axes in the style of the report; `name` is that of the plot."""
     width, height = 4.1 * panels, 3.9 if square else 3.3
     with rc_context(_style(name)):
         figure = Figure(figsize=(width, height))
@@ -219,7 +272,8 @@ def _style(name: str) -> Any:
     }
 
 
-def _svg(figure: Figure, name: str) -> str:
+def draw(figure: Figure, name: str) -> Drawing:
+    """Return a figure as an SVG element: scaled by the page, in its font and text colour."""
     with rc_context(_style(name)):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -230,7 +284,9 @@ def _svg(figure: Figure, name: str) -> str:
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', text, count=1)
     text = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1sans-serif", text)
-    return text.replace(INK, "currentColor").replace(FAINT, "currentColor").strip()
+    drawing = Drawing(text.replace(INK, "currentColor").replace(FAINT, "currentColor").strip())
+    drawing.name, drawing.figure = name, figure
+    return drawing
 
 
 def _lines(

@@ -11,12 +11,12 @@ import numpy as np
 import yaml
 
 from volrec.config import NESTED
-from volrec.errors import Problem, RunError
+from volrec.errors import RunError
 from volrec.report import plots
 from volrec.report.findings import Findings, metric_name, plain_value
-from volrec.report.page import Raw, details, figure, section, table
+from volrec.report.page import Raw, details, section, table
 
-__all__ = ["curves", "metrics", "mistakes", "people", "plan", "quarantine", "repeat", "scores", "time"]
+__all__ = ["curves", "metrics", "mistakes", "plan", "repeat", "scores", "time"]
 
 MANY_CLASSES = 8
 WORST = 12
@@ -104,7 +104,7 @@ def curves(found: Findings) -> str:
             caption = "Loss of each epoch."
         if stage:
             caption = f"Stage {number} of {len(found.run.config.stages)}, {stage}. {caption}"
-        figures.append(figure(plots.learning_curves(marked, metric=metric, stage=stage), caption, wide=True))
+        figures.append(found.show(plots.learning_curves(marked, metric=metric, stage=stage), caption, wide=True))
     return section("Training", _group(figures)) if figures else ""
 
 
@@ -135,38 +135,6 @@ def _mistakes(found: Findings, heading: str) -> str:
         return ""
     note = '<p class="note">Wrong labels, wrong series and unusual anatomy gather here.</p>'
     return section(heading, table(head, lines), note)
-
-
-def people(found: Findings) -> str:
-    """Who trained, who chose the weights, who was tested."""
-    try:
-        splits = found.run.read_table("splits")
-    except RunError:
-        return ""
-    rows = []
-    for name, own in splits.groupby("split", sort=False):
-        row: list[object] = [name]
-        for part in ("train", "validation", "test"):
-            chosen = own[own["part"] == part]
-            row.append(f"{len(chosen)} ({chosen['patient'].nunique()})")
-        rows.append(row)
-    note = '<p class="note">Studies, and patients in brackets. A patient is never on two sides of a split.</p>'
-    return section("Who was in which part", table(["split", "training", "validation", "test"], rows), note)
-
-
-def quarantine(found: Findings) -> str:
-    """List what was left out, why, and what to do; then what was assumed."""
-    problems = found.run.quarantine()
-    fatal = [problem for problem in problems if problem.fatal]
-    assumed = [problem for problem in problems if not problem.fatal]
-    if not fatal:
-        first = "<p>Nothing was left out.</p>"
-    else:
-        first = f"<p>{len(fatal)} left out:</p>" + _problems(fatal[:100])
-        if len(fatal) > 100:
-            first += f'<p class="note">{len(fatal) - 100} more are in quarantine.csv.</p>'
-    second = details(f"{len(assumed)} corrections and assumptions", _problems(assumed[:200])) if assumed else ""
-    return section("Quarantine", first, second)
 
 
 def plan(found: Findings) -> str:
@@ -271,9 +239,9 @@ def _class_figures(found: Findings, truth: np.ndarray, scored: np.ndarray, known
     who = {"groups": found.patients[known], "folds": found.folds[known], "name": label}
     band = "Shaded: 95 % band over patients." + (" Thin lines: folds." if len(set(found.folds)) > 1 else "")
     return [
-        figure(plots.roc(truth, scored, **who), f"ROC curve. {band}"),
-        figure(plots.precision_recall(truth, scored, **who), f"Precision and recall; dotted: prevalence. {band}"),
-        figure(
+        found.show(plots.roc(truth, scored, **who), f"ROC curve. {band}"),
+        found.show(plots.precision_recall(truth, scored, **who), f"Precision and recall; dotted: prevalence. {band}"),
+        found.show(
             plots.calibration(truth, scored, name=label),
             "Calibration: on the dotted line a score means what it says. Ticks below: the scores of each class.",
         ),
@@ -324,11 +292,11 @@ def _regression(found: Findings) -> list[str]:
         truth, said = found.truth[known, column], found.predicted[known, column]
         if len(truth) > 1:
             figures += [
-                figure(
+                found.show(
                     plots.scatter(truth, said, folds=found.folds[known], name=name),
                     "Predicted against true; dotted: equal.",
                 ),
-                figure(
+                found.show(
                     plots.bland_altman(truth, said, name=name),
                     "Agreement (Bland and Altman): difference over mean; lines: bias and 95 % limits of agreement.",
                 ),
@@ -356,11 +324,6 @@ def _lengths(member: dict[str, Any]) -> str:
 
 def _kept(member: dict[str, Any]) -> str:
     return f"epoch {member['epoch'] + 1}" if "epoch" in member else "-"
-
-
-def _problems(problems: list[Problem]) -> str:
-    rows = [[problem.study or "-", problem.where, problem.reason, problem.remedy] for problem in problems]
-    return table(["study", "where", "reason", "remedy"], rows)
 
 
 def _group(figures: list[str]) -> str:

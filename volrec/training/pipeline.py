@@ -138,6 +138,7 @@ def _prepare(config: TrainConfig, out: Path, *, resume: bool, reasons: Mapping[s
             log.info("%s", note)
         run.write_table("index", found.table)
         write_splits(run.path / "splits.csv", splits, cohort)
+        run.write_table("labels", _label_table(cohort))
         store = Store(config.store.folder, format=config.store.format, verify=config.store.verify)
         entries, unreadable = store.fill(
             cohort.cases, config.preprocess, missing_slices=config.data.missing_slices, jobs=config.store.jobs
@@ -168,6 +169,13 @@ def _prepare(config: TrainConfig, out: Path, *, resume: bool, reasons: Mapping[s
     # Headers of every slice have done their part: neither the other ranks nor loading processes need them.
     cases = {case.study: replace(case, series=replace(case.series, headers=(), files=())) for case in cohort.cases}
     return _Prepared(run, config, subject, cases, _chosen(splits, config), entries, store, tuple(problems))
+
+
+def _label_table(cohort: Cohort) -> pd.DataFrame:
+    """Return what each study is labelled with, a column a target, as the training understood it."""
+    naming: dict[str, Any] = {"task": cohort.task, "classes": cohort.classes, "targets": cohort.targets}
+    rows = [{"study": case.study, "patient": case.patient} | target_values(case, **naming) for case in cohort.cases]
+    return pd.DataFrame(rows, columns=["study", "patient", *cohort.targets])
 
 
 def _chosen(splits: list[Split], config: TrainConfig) -> tuple[Split, ...]:
