@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING
 from volrec.files import write_atomically
 from volrec.report import cohort, sections
 from volrec.report.findings import Findings, gather, metric_name, plain_value
-from volrec.report.model_card import card_section
-from volrec.report.page import Raw, page, tiles
+from volrec.report.model_card import card_markdown, card_section
+from volrec.report.page import Raw, navigation, page, tiles
 
 if TYPE_CHECKING:
     from volrec.runs import RunFolder
@@ -21,7 +22,7 @@ __all__ = ["headline", "time_share", "write_report"]
 log = logging.getLogger(__name__)
 
 
-def write_report(run: RunFolder) -> Path:
+def write_report(run: RunFolder, *, notes: Sequence[str] = (), files: bool = False) -> Path:
     """Render a run into its ``report.html`` and return the path.
 
     A run that has not finished gives the report of what is there. No patient names are in it: studies are called by
@@ -31,24 +32,34 @@ def write_report(run: RunFolder) -> Path:
     ----------
     run : RunFolder
         The run.
+    notes : sequence of str
+        What could not be shown, and why: said at the top.
+    files : bool
+        Also write every plot into ``figures/`` (SVG and PNG), and the model card as ``model_card.md``.
     """
     found = gather(run)
     name = run.config.name or run.path.resolve().name
     parts = [
-        _header(found, name),
         sections.scores(found),
         sections.metrics(found),
-        sections.curves(found),
         sections.mistakes(found),
         cohort.data(found),
         cohort.people(found),
         cohort.quarantine(found),
+        sections.curves(found),
         card_section(found),
         sections.plan(found),
         sections.time(found),
         sections.repeat(found),
     ]
-    write_atomically(run.report_path, page(f"{name} - volrec", "\n".join(part for part in parts if part)))
+    parts = [part for part in parts if part]
+    said = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    body = "\n".join([_header(found, name), navigation(parts), said, *parts])
+    write_atomically(run.report_path, page(f"{name} - volrec", body))
+    if files:
+        for drawing in found.drawings:
+            drawing.save(run.path / "figures")
+        write_atomically(run.path / "model_card.md", card_markdown(found, name))
     return run.report_path
 
 

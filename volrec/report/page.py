@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["Raw", "details", "figure", "page", "section", "table", "tiles"]
+__all__ = ["Raw", "anchor", "details", "figure", "navigation", "page", "section", "table", "tiles"]
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2733; --soft: #5b6b7b; --paper: #fbfcfd; --card: #ffffff; --line: #dfe5eb;
@@ -18,7 +19,12 @@ body { margin: 0 auto; max-width: 62rem; padding: 2.5rem 1.25rem 4rem; backgroun
 header { border-bottom: 3px solid var(--accent); padding-bottom: 1.25rem; margin-bottom: 1.5rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .35rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
-p { margin: .45rem 0; max-width: 46rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
+p, li { margin: .45rem 0; max-width: 46rem; } li { margin: .15rem 0; } ul { padding-left: 1.2rem; margin: .3rem 0; }
+nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; font-size: .9rem; margin: 0 0 1rem; }
+a { color: var(--accent); } nav a { text-decoration: none; } nav a:hover, nav a:focus { text-decoration: underline; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+section { scroll-margin-top: 1rem; }
 .soft, figcaption, .note { color: var(--soft); font-size: .9rem; }
 .lead { font-size: 1.08rem; }
 .tiles { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.1rem 0 0; }
@@ -44,7 +50,7 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: .4r
   white-space: pre-wrap; }
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; }
-@media print { body { max-width: none; padding: 0; background: #fff; font-size: 11pt; }
+@media print { nav { display: none; } body { max-width: none; padding: 0; background: #fff; font-size: 11pt; }
   figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
@@ -53,19 +59,35 @@ class Raw(str):
     """Text that is HTML already."""
 
 
-def page(title: str, body: str) -> str:
-    """Return a whole document."""
+def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """Return a whole document; style and script of what is on it are added to its own."""
+    scripts = f"<script>\n{script}\n</script>\n" if script else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n"
+        f"<body>\n{body}\n{scripts}</body>\n</html>\n"
     )
 
 
 def section(title: str, *parts: str) -> str:
     """Return a heading with what belongs to it, or nothing when that is empty."""
     content = "\n".join(part for part in parts if part)
-    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
+    if not content:
+        return ""
+    return f'<section id="{anchor(title)}">\n<h2>{escape(title)}</h2>\n{content}\n</section>'
+
+
+def anchor(title: str) -> str:
+    """Return what a heading is called in an address."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
+
+
+def navigation(sections: Sequence[str]) -> str:
+    """Return links to sections, in their order; nothing for fewer than three."""
+    found = re.findall(r'<section id="([^"]*)">\n<h2>(.*?)</h2>', "\n".join(sections))
+    links = [f'<a href="#{place}">{name}</a>' for place, name in found]
+    return f'<nav aria-label="Sections of this report">{" ".join(links)}</nav>' if len(links) > 2 else ""
 
 
 def figure(svg: str, caption: str, *, wide: bool = False) -> str:
