@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from volrec.api import index as index
     from volrec.api import load as load
     from volrec.api import make_phantoms as make_phantoms
+    from volrec.api import make_report as make_report
     from volrec.api import plan as plan
     from volrec.api import pretrain as pretrain
     from volrec.api import read_volume as read_volume
@@ -41,6 +42,7 @@ _HOMES = {
     "index": "volrec.api",
     "load": "volrec.api",
     "make_phantoms": "volrec.api",
+    "make_report": "volrec.api",
     "plan": "volrec.api",
     "pretrain": "volrec.api",
     "read_volume": "volrec.api",

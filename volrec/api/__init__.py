@@ -15,6 +15,7 @@ from volrec.api.benchmarks import (
 )
 from volrec.api.evaluating import evaluate_run
 from volrec.api.fusion import FusedRun, fuse
+from volrec.api.reporting import make_report
 from volrec.api.settings import ConfigLike, recipe_folders
 from volrec.api.studies import Run, index, load, make_phantoms, read_volume
 from volrec.api.training import Plan, check_network, plan, resume, train
@@ -50,6 +51,7 @@ __all__ = [
     "load_protocol",
     "make_motion",
     "make_phantoms",
+    "make_report",
     "plan",
     "plan_pretrain",
     "plan_transfer",

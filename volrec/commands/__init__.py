@@ -11,6 +11,7 @@ from volrec.commands.benchmarks import (
 )
 from volrec.commands.evaluating import evaluate
 from volrec.commands.predicting import predict
+from volrec.commands.reporting import make_report
 from volrec.commands.studies import (
     demo,
     fuse,
@@ -36,6 +37,7 @@ __all__ = [
     "inspect",
     "learn_weights",
     "make_motion",
+    "make_report",
     "models",
     "plan",
     "predict",

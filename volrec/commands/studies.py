@@ -392,9 +392,11 @@ def _facts(facts: Fingerprint) -> str:
 
 
 def _show(run: Run, console: Console) -> None:
-    from volrec.report.html import headline, time_share
+    from volrec.report.html import context_verdict, headline, time_share
 
     say(console, headline(run.folder))
+    if verdict := context_verdict(run.folder):
+        say(console, f"Context: {verdict}")
     if share := time_share(run.folder):
         say(console, share)
     say(console, f"Run: {run.path}\nReport: {run.report.resolve().as_uri()}")

@@ -55,6 +55,8 @@ class Findings:
         Stage -> member -> columns, in turn, the last included; empty where there is one training.
     thresholds : dict
         Fold -> threshold of a binary task, chosen on its validation studies; empty where there were none.
+    audit, subgroups : dict
+        What `volrec audit` and `volrec evaluate --by` found; empty where they were not asked.
     drawings : list of Drawing
         The plots that the page shows, for files of their own.
     """
@@ -74,6 +76,8 @@ class Findings:
     histories: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     stages: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
+    subgroups: dict[str, Any] = field(default_factory=dict)
     drawings: list[Drawing] = field(default_factory=list)
 
     @property
@@ -141,6 +145,7 @@ def gather(run: RunFolder) -> Findings:
         found.scores = run.scores()
     except RunError:  # interrupted: the report shows what there is
         return found
+    found.audit, found.subgroups = run.facts("audit"), run.facts("subgroups")
     found.part = found.metrics.get("part") or ""
     naming: dict[str, Any] = {"task": found.task, "classes": found.classes, "targets": found.targets}
     found.truth, found.predicted = read_columns(found.scores, **naming)

@@ -126,9 +126,7 @@ def read_gallery(run: RunFolder) -> list[ViewerStudy]:
         ) from error
 
 
-def _draw(
-    one: Telling, studies: Studies, member: LoadedMember, *, method: str, facts: Path, arrays: Path
-) -> None:
+def _draw(one: Telling, studies: Studies, member: LoadedMember, *, method: str, facts: Path, arrays: Path) -> None:
     """Explain a study and keep it, small enough for a page, in its own geometry."""
     from volrec.explain import explain_study, to_study_geometry
     from volrec.report.viewer_data import reduce_volume, viewer_windows

@@ -17,7 +17,7 @@ from volrec.report.page import Raw, navigation, page, tiles
 if TYPE_CHECKING:
     from volrec.runs import RunFolder
 
-__all__ = ["headline", "time_share", "write_report"]
+__all__ = ["context_verdict", "headline", "time_share", "write_report"]
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,11 @@ def time_share(run: RunFolder) -> str:
         waited += f" ({100 * facts['data_wait_share_later']:.1f} % after the first epoch)"
     moved, computed = (f"{100 * facts[f'{part}_share']:.1f} %" for part in ("transfer", "compute"))
     return f"Time in training steps: data wait {waited}, transfer {moved}, compute {computed}."
+
+
+def context_verdict(run: RunFolder) -> str:
+    """Return what the context audit said in one sentence; empty where there was none."""
+    return str(gather(run).audit.get("verdict", {}).get("sentence", ""))
 
 
 def _header(found: Findings, name: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from volrec.errors import VolrecError
 from volrec.report.findings import gather
+from volrec.report.gallery import make_gallery
 from volrec.report.html import write_report
 
 if TYPE_CHECKING:
@@ -77,10 +78,31 @@ def complete_report(
     wanted = run.config.report
     each = wanted.gallery if gallery is None else gallery
     write_report(run)  # whatever comes, there is a report from here on
+    try:
+        found, notes = _evidence(
+            run,
+            audit=wanted.audit if audit is None else audit,
+            each=each,
+            method=method or wanted.method,
+            device=device,
+            refresh=refresh,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Interrupted. The training is complete and {run.report_path} shows it; `volrec report {run.path}` goes on "
+            "with what the report lacks."
+        ) from None
+    return Made(write_report(run, notes=notes, files=True), found, tuple(notes))
+
+
+def _evidence(
+    run: RunFolder, *, audit: bool, each: int, method: str, device: str | None, refresh: bool
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Audit and explain; return what the audit found, and what could not be done."""
     studies = _Opened(run)
     notes: list[str] = []
     found: dict[str, Any] | None = None
-    if wanted.audit if audit is None else audit:
+    if audit:
         found = _attempt(
             "The context audit", notes, lambda: _audit(run, studies.open(), device=device, refresh=refresh)
         )
@@ -88,11 +110,9 @@ def complete_report(
         _attempt(
             "The gallery",
             notes,
-            lambda: _gallery(
-                run, studies.open(), each=each, method=method or wanted.method, device=device, refresh=refresh
-            ),
+            lambda: make_gallery(run, studies.open(), each=each, method=method, device=device, refresh=refresh),
         )
-    return Made(write_report(run, notes=notes, files=True), found, tuple(notes))
+    return found, notes
 
 
 class _Opened:
@@ -115,12 +135,6 @@ def _audit(run: RunFolder, studies: Studies, *, device: str | None, refresh: boo
     from volrec.evaluation.audit import audit_run
 
     return audit_run(run, studies, most=run.config.report.audit_studies, device=device, refresh=refresh)
-
-
-def _gallery(run: RunFolder, studies: Studies, *, each: int, method: str, device: str | None, refresh: bool) -> None:
-    from volrec.report.gallery import make_gallery
-
-    make_gallery(run, studies, each=each, method=method, device=device, refresh=refresh)
 
 
 def _attempt(what: str, notes: list[str], work: Any) -> Any:

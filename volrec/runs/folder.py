@@ -216,6 +216,11 @@ class RunFolder:
         """Write ``metrics.json``."""
         write_part(self.path / "metrics.json", json.dumps(dict(metrics), indent=2, default=_plain) + "\n")
 
+    def facts(self, name: str) -> dict[str, Any]:
+        """Return what a command found of the run and left in ``NAME.json``; empty where there is none."""
+        path = self.path / f"{name}.json"
+        return read_json(path) if path.is_file() else {}
+
     # Members
 
     def member(self, name: str) -> Member:
