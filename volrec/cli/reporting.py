@@ -21,7 +21,7 @@ def report(
     gallery: Annotated[
         int | None,
         Parameter(
-            help="Studies shown of each kind: worst, most uncertain, best. Default: as trained (3); 0 shows none."
+            help="Studies shown of each kind: worst, most uncertain, best; 0 shows none. Default: as trained (3)."
         ),
     ] = None,
     method: Annotated[
