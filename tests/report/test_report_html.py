@@ -16,8 +16,9 @@ from volrec.config import parse_config
 from volrec.data.splits import PARTS
 from volrec.errors import Problem
 from volrec.evaluation import evaluate_scores
+from volrec.evaluation.decisions import best_threshold
 from volrec.report import write_report
-from volrec.report.findings import best_threshold, gather
+from volrec.report.findings import gather
 from volrec.report.html import headline, time_share
 from volrec.runs import RunFolder
 

@@ -19,12 +19,18 @@ from sklearn.metrics import roc_auc_score
 from volrec.config import TrainConfig, apply_overrides, parse_config
 from volrec.data.phantoms import make_phantoms
 from volrec.errors import ConfigError, LabelsError, RunError
+from volrec.evaluation import decisions
+from volrec.inference.decision import Decision
+from volrec.report import write_report
+from volrec.report.findings import gather
 from volrec.runs import RunFolder
+from volrec.runs.member import Member
 from volrec.training import pipeline
 from volrec.training.devices import own_device
 from volrec.training.distributed import check_world, is_launched, local_size, on_main, rank, world_size
 from volrec.training.interrupts import Interrupted
 from volrec.training.pipeline import train
+from volrec.weights import read_card
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +146,102 @@ def test_without_a_test_part_the_validation_studies_are_scored_and_it_is_said(
     run = train(apply_overrides(config, {"split.folds": 0, "split.test": 0.0}), tmp_path / "run")
     assert run is not None
     assert run.metrics["part"] == "validation"
+    assert run.metrics["calibration"]["part"] == "validation"
     assert len(run.scores()) == 8
     assert "fold" not in run.scores()
+
+
+@pytest.fixture
+def _few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decisions, "LEAST_OF_EACH", 1)
+    monkeypatch.setattr(decisions, "LEAST_TEMPERATURE", 2)
+
+
+def unfinished(finished: RunFolder, folder: Path, *, changes: dict[str, Any] | None = None) -> RunFolder:
+    """Return a copy of a run whose members are trained and whose end is still to come."""
+    shutil.copytree(finished.path, folder)
+    (folder / "finished").unlink()
+    run = RunFolder(folder)
+    run.write_config(apply_overrides(run.config, changes or {}))
+    return run
+
+
+def test_too_few_validation_studies_decide_nothing_and_it_is_said(finished: RunFolder) -> None:
+    why = "of the 4 validation studies only 2 negative and 2 positive; 3 of each class are needed"
+    for member in finished.members:
+        decision = Decision.from_card(read_card(member.weights))
+        assert decision is not None
+        assert decision.thresholds == {"1": 0.5}
+        assert decision.fitted["1"].threshold_reason == decision.fitted["1"].calibration_reason == why
+    assert why in (finished.path / "log.txt").read_text()
+    assert finished.metrics["decision"]["thresholds"] == {"fold-0": {"1": 0.5}, "fold-1": {"1": 0.5}}
+    assert finished.metrics["calibration"]["after"] is None
+    assert finished.metrics["calibration"]["before"]["log_loss"] == pytest.approx(
+        finished.metrics["metrics"]["loss"]["value"]
+    )
+
+
+@pytest.mark.usefixtures("_few_are_enough")
+def test_each_member_carries_what_its_own_validation_studies_say(
+    finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"decision.rule": "sensitivity", "decision.at": 0.9}
+    run = unfinished(finished, tmp_path / "run", changes=settings)
+    amend, amended = Member.amend_card, []
+
+    def stopped(member: Member, **facts: Any) -> None:
+        amended.append(member.name)
+        if len(amended) == 2:
+            raise Interrupted("stopped")
+        amend(member, **facts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Member, "amend_card", stopped)
+        with pytest.raises(Interrupted):
+            train(run.config, run.path, resume=True)
+    assert not run.finished
+    assert train(run.config, run.path, resume=True) is not None
+    assert amended == ["fold-0", "fold-1"]
+    assert same_networks(run, finished)
+    pd.testing.assert_frame_equal(run.scores(), finished.scores())
+    validation = run.read_table("validation_scores")
+    naming: dict[str, Any] = {"task": "binary", "classes": ("0", "1"), "targets": ("label",)}
+    for member in run.members:
+        own = validation[validation["fold"] == member.name]
+        expected = decisions.fit_decision(own, run.config.decision, **naming)
+        found = Decision.from_card(member.card())
+        assert expected is not None
+        assert found is not None
+        assert found.thresholds["1"] == pytest.approx(expected.thresholds["1"])
+        assert (found.rule, found.at) == ("sensitivity", 0.9)
+        assert found.fitted["1"].sensitivity == 1.0
+        assert found.fitted == expected.fitted
+        assert run.metrics["decision"]["thresholds"][member.name] == found.thresholds
+    shown = gather(run)
+    assert shown.thresholds == {name: own["1"] for name, own in run.metrics["decision"]["thresholds"].items()}
+    page = write_report(run).read_text()
+    assert "the highest that reaches sensitivity 0.9" in page
+    assert "which have also chosen the weights" in page
+
+
+def test_an_svm_that_has_learned_from_the_validation_studies_decides_nothing_on_them(
+    finished: RunFolder, tmp_path: Path
+) -> None:
+    run = unfinished(finished, tmp_path / "run")
+    run.member("fold-1").amend_card(svm="validation")
+    train(run.config, run.path, resume=True)
+    reasons = [Decision.from_card(member.card()).fitted["1"].threshold_reason for member in run.members]  # type: ignore[union-attr]
+    assert ["support vector machine" in reason for reason in reasons] == [False, True]
+
+
+def test_without_validation_studies_nothing_is_decided_and_it_is_said(config: TrainConfig, tmp_path: Path) -> None:
+    changed = apply_overrides(config, {"split.validation": 0.0, "split.folds": 0, "trainer.epochs": 1})
+    run = train(changed, tmp_path / "run")
+    assert run is not None
+    assert run.metrics["decision"]["thresholds"] == {"": {"1": 0.5}}
+    assert "1: called from 0.5 on, as there were no validation studies." in run.metrics["decision"]["sentences"]
+    assert gather(run).decisions["all"].fitted["1"].studies == 0
+    assert "as there were no validation studies" in write_report(run).read_text()
 
 
 def test_bad_studies_are_quarantined_and_the_rest_is_used(config: TrainConfig, phantoms: Path, tmp_path: Path) -> None:

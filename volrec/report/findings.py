@@ -11,6 +11,7 @@ import numpy as np
 
 from volrec.data.targets import head_classes
 from volrec.errors import RunError
+from volrec.inference.decision import Decision
 from volrec.report.page import figure
 from volrec.report.terminal import NAMES, interval
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from volrec.report.plots import Drawing
     from volrec.runs import RunFolder
 
-__all__ = ["Findings", "best_threshold", "gather", "metric_name", "plain_value"]
+__all__ = ["Findings", "gather", "metric_name", "plain_value"]
 
 Array = np.ndarray
 
@@ -54,7 +55,10 @@ class Findings:
     stages : dict
         Stage -> member -> columns, in turn, the last included; empty where there is one training.
     thresholds : dict
-        Fold -> threshold of a binary task, chosen on its validation studies; empty where there were none.
+        Fold -> threshold of a binary task, as its card has it; of a run made before cards had any, the best on its
+        validation studies. Empty where there were none.
+    decisions : dict
+        Fold -> what its card says of thresholds and calibration; empty for quantities and for older runs.
     audit, subgroups : dict
         What `volrec audit` and `volrec evaluate --by` found; empty where they were not asked.
     drawings : list of Drawing
@@ -76,6 +80,7 @@ class Findings:
     histories: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     stages: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    decisions: dict[str, Decision] = field(default_factory=dict)
     audit: dict[str, Any] = field(default_factory=dict)
     subgroups: dict[str, Any] = field(default_factory=dict)
     drawings: list[Drawing] = field(default_factory=list)
@@ -150,26 +155,12 @@ def gather(run: RunFolder) -> Findings:
     naming: dict[str, Any] = {"task": found.task, "classes": found.classes, "targets": found.targets}
     found.truth, found.predicted = read_columns(found.scores, **naming)
     found.folds, found.patients = _text(found.scores, "fold"), _text(found.scores, "patient")
+    found.decisions = _decisions(run, found.folds)
     if found.task == "binary":
-        found.thresholds = _thresholds(run, naming)
+        own = {fold: one.thresholds.get(one.outputs[0]) for fold, one in found.decisions.items()}
+        chosen = {fold: value for fold, value in own.items() if value is not None}
+        found.thresholds = chosen if found.decisions else _thresholds(run, naming)
     return found
-
-
-def best_threshold(truth: Array, scores: Array) -> float | None:
-    """Return the threshold with the best mean of sensitivity and specificity, between two scores; None for one class.
-
-    Among equally good ones the middle of the widest gap is taken.
-    """
-    values = np.unique(scores)
-    if len(np.unique(truth)) < 2 or len(values) < 2:
-        return None
-    middles = (values[:-1] + values[1:]) / 2
-    called = scores[None] >= middles[:, None]
-    sensitivity = called[:, truth == 1].mean(1)
-    specificity = (~called[:, truth == 0]).mean(1)
-    quality = sensitivity + specificity
-    equal = np.flatnonzero(quality >= quality.max() - 1e-12)
-    return float(middles[equal[np.argmax(np.diff(values)[equal])]])
 
 
 def metric_name(name: str) -> str:
@@ -182,8 +173,22 @@ def plain_value(metric: Mapping[str, Any] | float | None) -> str:
     return interval(metric if isinstance(metric, Mapping) or metric is None else {"value": metric})
 
 
+def _decisions(run: RunFolder, folds: Array) -> dict[str, Decision]:
+    """Return the decision of each member by the fold of its scores; of a single split by ``all``."""
+    found = {}
+    for member in run.members:
+        decision = Decision.from_card(member.card()) if member.finished else None
+        if decision is not None:
+            found[member.name] = decision
+    if len(found) == 1 and not set(folds.tolist()) & set(found):
+        return {"all": next(iter(found.values()))}
+    return found
+
+
 def _thresholds(run: RunFolder, naming: dict[str, Any]) -> dict[str, float]:
+    """Choose thresholds for a run of before its cards had any."""
     from volrec.evaluation import read_columns
+    from volrec.evaluation.decisions import best_threshold
 
     try:
         table = run.read_table("validation_scores")

@@ -12,6 +12,7 @@ import yaml
 
 from volrec.config import NESTED
 from volrec.errors import RunError
+from volrec.inference.decision import questions
 from volrec.report import plots
 from volrec.report.findings import Findings, metric_name, plain_value
 from volrec.report.page import Raw, details, section, table
@@ -44,7 +45,7 @@ def _scores(found: Findings, heading: str) -> str:
             known = np.isfinite(found.truth[:, column]) & np.isfinite(found.predicted[:, column])
             truth = found.truth[:, column]
         figures += _class_figures(found, truth, found.predicted[:, column], known, label)
-    return section(heading, _group(figures), _confusion(found))
+    return section(heading, _group(figures), _confusion(found), _decided(found))
 
 
 def metrics(found: Findings) -> str:
@@ -279,10 +280,36 @@ def _threshold_note(found: Findings) -> str:
     if found.thresholds:
         values = ", ".join(f"{value:.3f}" for value in found.thresholds.values())
         own = " (each fold its own)" if len(found.thresholds) > 1 else ""
-        where = f"Called from {values} on{own}: the best mean of sensitivity and specificity on the validation studies."
+        how = "" if found.decisions else ": the best mean of sensitivity and specificity on the validation studies"
+        where = f"Called from {values} on{own}{how}."
     else:
         where = "Called from 0.5 on: there were no validation studies to choose a threshold."
     return f"{where} The metrics below that need a threshold use 0.5."
+
+
+def _decided(found: Findings) -> str:
+    """Say for each fold how scores become calls and probabilities, and what that did to the scores shown here."""
+    asked = {one.name for one in questions(found.task, classes=found.classes, targets=found.targets)}
+    rows: list[list[object]] = []
+    for fold, decision in found.decisions.items():
+        for one in decision.questions:
+            if one.name in asked:
+                rows += [["" if fold == "all" else fold, sentence] for sentence in decision.describe(one)]
+    if not rows:
+        return ""
+    note = (
+        "Chosen on the validation studies, which have also chosen the weights: on new studies expect a little less. "
+        "Calibrated probabilities stand beside the scores and change neither a call nor the curves above."
+    )
+    facts = found.metrics.get("calibration") or {}
+    names = {"brier": "Brier score", "log_loss": "log loss", "ece": "calibration error"}
+    before, after = facts.get("before") or {}, facts.get("after") or {}
+    changed = [[name, f"{before[key]:.3f}", f"{after[key]:.3f}"] for key, name in names.items() if key in after]
+    return (
+        f"<h3>Decisions</h3>{table(['fold', 'decision'], rows)}<p class='note'>{escape(note)}</p>"
+        + (table(["of these studies", "before calibration", "after"], changed) if changed else "")
+        + (f"<p class='note'>{escape(str(facts['note']))}</p>" if facts.get("note") else "")
+    )
 
 
 def _regression(found: Findings) -> list[str]:

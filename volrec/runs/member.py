@@ -103,6 +103,34 @@ class Member:
         self.make()
         save_weights(self.weights, network, dict(card))
 
+    def amend_card(self, **facts: Any) -> None:
+        """Add facts to the card, or replace them; the weights stay as they are.
+
+        File and card are replaced in one step, and nothing is written where the card says so already: whoever was
+        interrupted does it again.
+
+        Parameters
+        ----------
+        **facts
+            JSON types.
+
+        Raises
+        ------
+        RunError
+            When the weights are missing or damaged, or cannot be written.
+        ConfigError
+            For a key that `volrec.weights.save_weights` adds itself, or what JSON does not know.
+        """
+        from volrec.weights import OWN_KEYS, load_network, read_card
+
+        card = read_card(self.weights)
+        amended = {**card, **facts}
+        # The readable copy is written after the weights: an interruption may have left the older one.
+        if amended == card and self.card_path.is_file() and self.card() == card:
+            return
+        network, _ = load_network(self.weights)
+        self.save(network, {key: value for key, value in amended.items() if key not in OWN_KEYS or key in facts})
+
     def finish(self) -> None:
         """Mark the training as complete."""
         write_part(self.path / "finished", "")

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -32,6 +32,9 @@ from volrec.training.launch import run_processes
 from volrec.training.member import Subject
 from volrec.training.scoring import score_studies
 from volrec.weights import find_weights
+
+if TYPE_CHECKING:
+    from volrec.inference.decision import Decision
 
 __all__ = ["train"]
 
@@ -237,11 +240,15 @@ def _score_part(made: _Prepared, split: Split, studies: tuple[str, ...]) -> tupl
 
 
 def _finish(made: _Prepared, tables: Mapping[str, list[pd.DataFrame]], problems: list[Problem]) -> None:
-    """Write scores, metrics and quarantine, and mark the run as complete."""
+    """Fit decisions, write scores, metrics and quarantine, and mark the run as complete."""
     from volrec.evaluation import evaluate_scores
+    from volrec.evaluation.calibration import calibration_report
+    from volrec.evaluation.decisions import decision_facts
 
     run, subject = made.run, made.subject
+    naming: dict[str, Any] = {"task": subject.task, "classes": subject.classes, "targets": subject.targets}
     with run.logging():
+        decisions = _decide(made, tables["validation"])
         scores = {part: pd.concat(found, ignore_index=True) for part, found in tables.items() if any(map(len, found))}
         if len(made.splits) == 1:
             scores = {part: table.drop(columns="fold") for part, table in scores.items()}
@@ -252,14 +259,49 @@ def _finish(made: _Prepared, tables: Mapping[str, list[pd.DataFrame]], problems:
         metrics: dict[str, Any] = {"part": part, "members": _members(run)}
         if part is not None:
             run.write_table("scores", scores[part])
-            found = evaluate_scores(scores[part], task=subject.task, classes=subject.classes, targets=subject.targets)
+            found = evaluate_scores(scores[part], **naming)
             metrics |= found
             metrics[part] = found["metrics"]
+            if decisions:
+                chosen_on = part == "validation"
+                metrics["calibration"] = {"part": part} | calibration_report(
+                    scores[part], decisions, **naming, fitted_on_these=chosen_on
+                )
+        if decisions:
+            metrics["decision"] = decision_facts(decisions)
         metrics["time"] = _times(run)
         run.write_metrics(metrics)
         run.write_quarantine(_unique(problems))
         run.finish()
         _say_times(metrics["time"])
+
+
+def _decide(made: _Prepared, validation: list[pd.DataFrame]) -> dict[str, Decision]:
+    """Fit the thresholds and the calibration of each member on its own validation studies, into its card.
+
+    Returns
+    -------
+    dict
+        Name of the split to decision, ``""`` where there is one split; empty for quantities.
+    """
+    from volrec.evaluation.decisions import fit_decision
+    from volrec.inference.decision import CARD_KEY
+
+    subject = made.subject
+    naming: dict[str, Any] = {"task": subject.task, "classes": subject.classes, "targets": subject.targets}
+    found: dict[str, Decision] = {}
+    for split, table in zip(made.splits, validation, strict=True):
+        member = made.run.member(split.name)
+        learned = member.card().get("svm") == "validation"
+        unusable = "the support vector machine of this network has learned from the validation studies"
+        decision = fit_decision(table, made.config.decision, **naming, unusable=unusable if learned else "")
+        if decision is None:
+            continue
+        member.amend_card(**{CARD_KEY: decision.to_card()})
+        found[split.name if len(made.splits) > 1 else ""] = decision
+        for sentence in decision.describe():
+            log.info("%s, %s", split.name, sentence)
+    return found
 
 
 def _members(run: RunFolder) -> dict[str, Any]:
