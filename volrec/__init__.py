@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from volrec.api import FusedRun as FusedRun
     from volrec.api import Plan as Plan
     from volrec.api import Run as Run
+    from volrec.api import audit as audit
     from volrec.api import benchmark as benchmark
     from volrec.api import fuse as fuse
     from volrec.api import import_weights as import_weights
@@ -36,6 +37,7 @@ _HOMES = {
     "FusedRun": "volrec.api",
     "Plan": "volrec.api",
     "Run": "volrec.api",
+    "audit": "volrec.api",
     "benchmark": "volrec.api",
     "fuse": "volrec.api",
     "import_weights": "volrec.api",

@@ -1,7 +1,8 @@
-"""The public functions, each a few calls into the rooms: studies, runs, training, weights, fusion, benchmarks."""
+"""The public functions, each a few calls into the rooms: studies, runs, audits, training, weights, fusion, …"""
 
 from __future__ import annotations
 
+from volrec.api.auditing import audit
 from volrec.api.benchmarks import (
     Benchmark,
     benchmark,
@@ -38,6 +39,7 @@ __all__ = [
     "Plan",
     "Run",
     "WeightsRun",
+    "audit",
     "benchmark",
     "benchmark_results",
     "check_network",

@@ -13,12 +13,23 @@ from typing import TextIO
 
 from cyclopts import CycloptsError
 
-from volrec.cli import benchmarks, evaluating, fusion, predicting, reporting, studies, volumes, weights
+from volrec.cli import (
+    auditing,
+    benchmarks,
+    evaluating,
+    fusion,
+    predicting,
+    reporting,
+    studies,
+    volumes,
+    weights,
+)
 from volrec.cli.shell import FAILED, INTERRUPTED, OK, app, say_error
 from volrec.errors import VolrecError
 
 __all__ = [
     "app",
+    "auditing",
     "benchmarks",
     "evaluating",
     "fusion",

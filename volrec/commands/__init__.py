@@ -1,5 +1,6 @@
 """What each command does with the API and what it tells on the terminal; `cli` only parses arguments."""
 
+from volrec.commands.auditing import audit
 from volrec.commands.benchmarks import (
     benchmark,
     benchmark_protocols,
@@ -26,6 +27,7 @@ from volrec.commands.studies import (
 from volrec.commands.volumes import trajectories_beside
 
 __all__ = [
+    "audit",
     "benchmark",
     "benchmark_protocols",
     "benchmark_table",
