@@ -13,11 +13,22 @@ from typing import TextIO
 
 from cyclopts import CycloptsError
 
-from volrec.cli import benchmarks, evaluating, fusion, predicting, studies, volumes, weights
+from volrec.cli import benchmarks, evaluating, explaining, fusion, predicting, studies, volumes, weights
 from volrec.cli.shell import FAILED, INTERRUPTED, OK, app, say_error
 from volrec.errors import VolrecError
 
-__all__ = ["app", "benchmarks", "evaluating", "fusion", "main", "predicting", "studies", "volumes", "weights"]
+__all__ = [
+    "app",
+    "benchmarks",
+    "evaluating",
+    "explaining",
+    "fusion",
+    "main",
+    "predicting",
+    "studies",
+    "volumes",
+    "weights",
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
