@@ -14,6 +14,7 @@ COMMANDS = (
     "plan",
     "train",
     "evaluate",
+    "explain",
     "predict",
     "fuse",
     "demo",

@@ -15,6 +15,7 @@ from volrec.api.benchmarks import (
     resume_benchmark,
 )
 from volrec.api.evaluating import evaluate_run
+from volrec.api.explaining import explain_run
 from volrec.api.fusion import FusedRun, fuse
 from volrec.api.reporting import make_report
 from volrec.api.settings import ConfigLike, recipe_folders
@@ -44,6 +45,7 @@ __all__ = [
     "benchmark_results",
     "check_network",
     "evaluate_run",
+    "explain_run",
     "extract_videos",
     "fuse",
     "import_weights",

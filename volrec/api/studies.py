@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from volrec.api.evaluating import evaluate_run, score_labelled
 from volrec.config import TrainConfig
-from volrec.errors import Problem
+from volrec.errors import DataError, Problem
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from volrec.api.fusion import FusedRun
     from volrec.data.index import StudyIndex
+    from volrec.explain import Explanation
     from volrec.io import Volume
     from volrec.networks import SequenceNetwork
     from volrec.runs import RunFolder
@@ -171,6 +172,39 @@ class Run:
     def evaluate(self, folder: Path | str | None = None, *, labels: Path | str | None = None) -> dict[str, Any]:
         """Metrics with 95 % intervals, of the run's own test studies or of another folder with labels."""
         return evaluate_run(self, folder, labels=labels)[0]
+
+    def explain(
+        self,
+        study: Path | str,
+        *,
+        method: str = "gradcam",
+        output: str | int | None = None,
+        options: dict[str, Any] | None = None,
+        out: Path | str | None = None,
+        write: bool = True,
+        device: str = "auto",
+    ) -> Explanation:
+        """Map where the networks looked in a study, by its name in the run or its path (see `volrec explain --help`).
+
+        Returns
+        -------
+        Explanation
+            ``array`` (T, H, W) on the study's own grid with its ``affine``, ``per_slice``, ``strongest``, ``evidence``
+            (method, output, scores); ``folder`` with the files, where `write` is not False.
+
+        Raises
+        ------
+        DataError
+            There is no such study, or it cannot be read.
+        """
+        from volrec.api.explaining import explain_run
+
+        (found,) = explain_run(
+            self, [study], methods=[method], output=output, options=options, out=out, write=write, device=device
+        )
+        if isinstance(found, Problem):
+            raise DataError(found.reason, remedy=found.remedy, where=found.where or None, code=found.code)
+        return found
 
     def _score_labelled(
         self, folder: Path | str, labels: Path | str | None, *, include_training: bool

@@ -11,6 +11,7 @@ from volrec.commands.benchmarks import (
     show_benchmark,
 )
 from volrec.commands.evaluating import evaluate
+from volrec.commands.explaining import explain
 from volrec.commands.predicting import predict
 from volrec.commands.reporting import make_report
 from volrec.commands.studies import (
@@ -33,6 +34,7 @@ __all__ = [
     "benchmark_table",
     "demo",
     "evaluate",
+    "explain",
     "extract_videos",
     "fuse",
     "import_weights",

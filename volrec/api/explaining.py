@@ -1,0 +1,180 @@
+"""Where the networks of a run looked in a study."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volrec.errors import ConfigError, Problem, RunError, VolrecError
+
+if TYPE_CHECKING:
+    from volrec.api.fusion import FusedRun
+    from volrec.api.studies import Run
+    from volrec.explain import Explanation
+
+__all__ = ["explain_run"]
+
+PARTS = 200
+"""Steps of the progress bar that a map takes."""
+
+
+def explain_run(
+    run: Run | FusedRun,
+    studies: Sequence[str | Path],
+    *,
+    methods: Sequence[str] = ("gradcam",),
+    output: str | int | None = None,
+    options: Mapping[str, Any] | None = None,
+    folder: Path | str | None = None,
+    out: Path | str | None = None,
+    write: bool = True,
+    image: bool = False,
+    device: str = "auto",
+) -> Iterator[Explanation | Problem]:
+    """Map what speaks for an output in studies, one after another.
+
+    Parameters
+    ----------
+    run : Run
+        A finished run.
+    studies : sequence of str or path
+        Names of studies of the run, or paths to DICOM folders and NIfTI files. Of a study that the run tested only the
+        networks that did not see it in training are asked.
+    methods : sequence of str
+        Of `volrec.explain.METHODS`.
+    output : str or int, optional
+        Class, label or target; None as for `volrec.explain.explain_study`.
+    options : mapping, optional
+        Options of the methods; each takes those it has, and one that none has is an error.
+    folder : path, optional
+        Where studies are looked for by name instead of the run's own folder.
+    out : path, optional
+        Where ``STUDY/METHOD`` folders are written; None: ``RUN/explain``.
+    write : bool
+        False: nothing is written.
+    image : bool
+        Also write the study itself as NIfTI.
+    device : str
+        Where to compute.
+
+    Yields
+    ------
+    Explanation or Problem
+        One a study and method, in their order; a study that cannot be read gives one problem.
+
+    Raises
+    ------
+    ConfigError
+        An unknown method, option or output, or a package is missing.
+    RunError
+        No run, or one that `volrec fuse` wrote.
+    """
+    from volrec.data.streams import check_streams
+    from volrec.explain.finding import StudyFinder
+    from volrec.explain.methods import find_method
+    from volrec.inference import load_members
+    from volrec.progress import progress
+    from volrec.runs import RunFolder
+
+    if not isinstance(run.folder, RunFolder):
+        raise RunError(
+            "it is a fused run, which has no network of its own.",
+            remedy="Explain the runs that it was made of, one by one.",
+            where=run.path,
+            code="fused-run",
+        )
+    chosen = {name: _own_options(name, methods, options or {}) for name in methods}
+    for name in chosen:
+        find_method(name).function()  # a package that is missing is said before anything is read
+    members = load_members(run.folder, device=None if device == "auto" else device)
+    check_streams(members[0].contract.streams, trained_on=str(members[0].card.get("field_source") or ""))
+    finder = StudyFinder(run.folder, members, folder=folder)
+    place = run.path / "explain" if out is None else Path(out)
+    with progress("explaining", len(studies) * len(chosen) * PARTS) as bar:
+        for number, study in enumerate(studies):
+            bar.update(description=f"explaining {Path(study).name}", completed=number * len(chosen) * PARTS)
+            try:
+                read = _Study(finder.find(study))
+                for turn, (name, own) in enumerate(chosen.items()):
+                    start = (number * len(chosen) + turn) * PARTS
+
+                    def tick(done: float, start: int = start) -> None:
+                        bar.update(completed=start + int(done * PARTS))
+
+                    named = f"{name}-{output}" if output is not None else name
+                    yield read.explain(name, output, own, tick, place if write else None, named=named, image=image)
+            except ConfigError:  # the next study would meet it too
+                raise
+            except VolrecError as error:
+                yield Problem.of(error, where=error.where, study=str(study))
+
+
+class _Study:
+    """A study that is read once for all methods."""
+
+    def __init__(self, found: Any) -> None:
+        from volrec.data.store import preprocess_volume
+        from volrec.data.streams import add_streams
+        from volrec.io import read_series
+        from volrec.parallel import available_cpus
+
+        contract = found.members[0].contract
+        self.found = found
+        self.contract = contract
+        self.volume = read_series(
+            found.series,
+            slice_axis=contract.preprocess.slice_axis,
+            missing_slices=contract.missing_slices,
+            jobs=available_cpus(),
+        )
+        stored = preprocess_volume(self.volume, contract.preprocess)
+        self.stored = add_streams(stored, contract.streams, contract.intensity, study=found.study)
+
+    def explain(
+        self,
+        method: str,
+        output: str | int | None,
+        options: Mapping[str, Any],
+        tick: Any,
+        place: Path | None,
+        *,
+        named: str,
+        image: bool,
+    ) -> Explanation:
+        """Map by one method, and write the folder where a place is given."""
+        from dataclasses import replace
+
+        from volrec.explain.study import explain_study
+        from volrec.explain.writing import folder_name, place_in_study, write_explanation
+
+        began = time.monotonic()
+        evidence = explain_study(
+            self.found.members, self.stored, method=method, output=output, options=options, tick=tick
+        )
+        explained = place_in_study(self.found, evidence, self.volume)
+        if place is None:
+            return explained
+        folder = place / folder_name(self.found.study) / folder_name(named)
+        write_explanation(
+            folder,
+            explained,
+            self.found,
+            self.volume,
+            intensity=self.contract.intensity,
+            with_image=image,
+            facts={"seconds": round(time.monotonic() - began, 1)},
+        )
+        return replace(explained, folder=folder)
+
+
+def _own_options(name: str, methods: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a method has; raise for one that no method has."""
+    from volrec.explain.methods import find_method
+
+    known = {key for method in methods for key in find_method(method).options}
+    foreign = {key: value for key, value in options.items() if key not in known}
+    own = {key: value for key, value in options.items() if key in find_method(name).options}
+    find_method(name).checked({**own, **foreign})  # says which options the method has
+    return own
