@@ -132,7 +132,9 @@ def _draw(one: Telling, studies: Studies, member: LoadedMember, *, method: str, 
     from volrec.report.viewer_data import reduce_volume, viewer_windows
 
     case = studies.cases[one.study]
-    evidence = explain_study([member], studies.store.open(studies.entries[one.study]), method=method, output=one.index)
+    # Of the two classes of a binary task the network has one output, the second.
+    output = 1 if studies.cohort.task == "binary" else one.index
+    evidence = explain_study([member], studies.store.open(studies.entries[one.study]), method=method, output=output)
     volume = _original(studies, one.study)
     overlay = to_study_geometry(evidence, volume)
     image = np.asarray(volume.array[0])
@@ -155,7 +157,8 @@ def _draw(one: Telling, studies: Studies, member: LoadedMember, *, method: str, 
         "windows": [[name, float(level), float(width)] for name, level, width in windows],
         "signed": bool(evidence.signed),
         "plane": volume.slice_axis,
-        "modality": case.series.modality,
+        "unit": "HU" if case.series.modality == "CT" else "",
+        "origin": slice_origin(volume),
     }
     write_atomically(facts, json.dumps(kept) + "\n")
 
@@ -176,6 +179,12 @@ def _original(studies: Studies, study: str) -> Volume:
     )
 
 
+def slice_origin(volume: Volume) -> float:
+    """Return where the first slice is along the slice axis, mm in LPS."""
+    axis = {"axial": 2, "coronal": 1, "sagittal": 0}[volume.slice_axis]
+    return float(volume.affine[axis, 3])
+
+
 def _own_windows(member: LoadedMember, modality: str) -> list[tuple[str, float, float]]:
     """Return the windows that the network itself reads, where it reads any."""
     from volrec.transforms.windows import resolve_windows
@@ -194,8 +203,7 @@ def _read(folder: Path, entry: dict[str, Any]) -> ViewerStudy:
     return ViewerStudy(
         title=entry["study"],
         group=entry["kind"],
-        facts=tuple((name, value) for name, value in entry["facts"])
-        + (("map", f"{entry['method']}, for {entry['output']}"),),
+        facts=tuple((name, value) for name, value in entry["facts"]),
         image=image,
         spacing=tuple(kept["spacing"]),
         windows=tuple((name, level, width) for name, level, width in kept["windows"]),
@@ -204,6 +212,9 @@ def _read(folder: Path, entry: dict[str, Any]) -> ViewerStudy:
         slice_scores=per_slice,
         slice_score_name="evidence in the slice",
         plane=kept["plane"],
+        unit=kept["unit"],
+        overlay_name=f"{entry['method']} for {entry['output']}",
+        origin=kept["origin"],
     )
 
 

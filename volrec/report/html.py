@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volrec.files import write_atomically
-from volrec.report import cohort, sections
+from volrec.report import cohort, context, sections
 from volrec.report.findings import Findings, gather, metric_name, plain_value
+from volrec.report.gallery import read_gallery
 from volrec.report.model_card import card_markdown, card_section
 from volrec.report.page import Raw, navigation, page, tiles
+from volrec.report.viewer import VIEWER_SCRIPT, VIEWER_STYLE
 
 if TYPE_CHECKING:
     from volrec.runs import RunFolder
@@ -39,9 +41,13 @@ def write_report(run: RunFolder, *, notes: Sequence[str] = (), files: bool = Fal
     """
     found = gather(run)
     name = run.config.name or run.path.resolve().name
+    shown = read_gallery(run)
     parts = [
         sections.scores(found),
         sections.metrics(found),
+        context.subgroups(found),
+        context.audit(found),
+        context.gallery(found, shown),
         sections.mistakes(found),
         cohort.data(found),
         cohort.people(found),
@@ -53,9 +59,10 @@ def write_report(run: RunFolder, *, notes: Sequence[str] = (), files: bool = Fal
         sections.repeat(found),
     ]
     parts = [part for part in parts if part]
+    style, script = (VIEWER_STYLE, VIEWER_SCRIPT) if shown else ("", "")
     said = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
     body = "\n".join([_header(found, name), navigation(parts), said, *parts])
-    write_atomically(run.report_path, page(f"{name} - volrec", body))
+    write_atomically(run.report_path, page(f"{name} - volrec", body, style=style, script=script))
     if files:
         for drawing in found.drawings:
             drawing.save(run.path / "figures")
