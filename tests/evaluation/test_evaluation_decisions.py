@@ -121,6 +121,12 @@ def test_among_equal_cuts_the_middle_of_the_widest_gap_is_taken() -> None:
     assert choose_cut(truth, scores, rule="specificity", at=1.0).threshold == pytest.approx(0.75)
 
 
+def test_between_two_neighbouring_floats_the_upper_one_is_the_threshold() -> None:
+    scores = np.array([0.5, np.nextafter(0.5, 1)])
+    found = choose_cut(np.array([0, 1]), scores, rule="youden")
+    assert (scores >= found.threshold).tolist() == [False, True]
+
+
 def test_all_or_none_are_called_where_nothing_else_reaches_it() -> None:
     truth, scores = np.array([1, 0, 1]), np.array([0.0, 0.5, 1.0])
     assert choose_cut(truth, scores, rule="sensitivity", at=0.9).threshold == 0.0
