@@ -149,7 +149,7 @@ def make_plan(
     elif "stages" not in fixed:
         begun = bool(fixed.get("init.source") or dict(values.get("init") or {}).get("source"))
         values["stages"] = plan_stages(network, whole, reasons, begun=begun)
-    for section in ("name", "stages", "store"):
+    for section in ("name", "stages", "store", "decision", "report"):
         if any(key.split(".")[0] == section for key in fixed):
             values |= with_keys(
                 values, "", {key: value for key, value in fixed.items() if key.split(".")[0] == section}
