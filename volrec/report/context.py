@@ -59,7 +59,14 @@ def subgroups(found: Findings) -> str:
     caption = "Groups of the test studies, with 95 % intervals over patients; hollow: too few to be trusted."
     sentences = "".join(f"<p>{escape(one['sentence'])}</p>" for one in tables if one.get("sentence"))
     rows = [
-        [one["column"], group["name"], group["studies"], group["patients"], plain_value(group["difference"]), group["warning"]]
+        [
+            one["column"],
+            group["name"],
+            group["studies"],
+            group["patients"],
+            plain_value(group["difference"]),
+            group["warning"],
+        ]
         for one in tables
         for group in one["groups"]
     ]
