@@ -192,7 +192,7 @@ def test_an_option_goes_to_the_methods_that_have_it(trained: tuple[Path, Path]) 
     from volrec.api import explain_run, load
 
     found = list(explain_run(load(run), ["case01"], methods=["gradcam", "occlusion"], options={"slab": 3}, write=False))
-    assert [dict(one.evidence.options) for one in found] == [{}, {"slab": 3, "fill": "mean"}]
+    assert [dict(one.evidence.options) for one in found] == [{}, {"slab": 3, "fill": "median"}]
 
 
 def test_a_fused_run_is_explained_by_its_parts(trained: tuple[Path, Path], tmp_path: Path) -> None:

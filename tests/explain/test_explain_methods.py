@@ -205,7 +205,9 @@ class TestOcclusion:
                 for place in covered:
                     below = max((other for other in others if other < place), default=None)
                     above = min((other for other in others if other > place), default=None)
-                    if fill == "mean":
+                    if fill == "median":
+                        changed[:, :, place] = x.median(2).values
+                    elif fill == "mean":
                         changed[:, :, place] = x[:, :, others].mean(2)
                     elif fill == "minimum":
                         changed[:, :, place] = x.min()
@@ -227,6 +229,25 @@ class TestOcclusion:
         assert apart[0, 3:].abs().max() < 1e-5
         assert together[0, 2:].min() > 1
         assert together[0, 2:].unique().numel() == 1
+
+    def test_the_median_leaves_nothing_of_a_finding_where_there_was_none(self) -> None:
+        network, x = Cube(), bright_cube()
+        median, mean = (occlude_blocks(network, x, 0, block=[1, 4, 4], fill=fill)[0] for fill in ("median", "mean"))
+        where = Cube.where[1:]
+        assert (median[2][where] > 3).all()
+        x[0, 0, 3][where] = 0  # in one slice alone: a mean would put a third of it into the other
+        median, mean = (occlude_blocks(network, x, 0, block=[1, 4, 4], fill=fill)[0] for fill in ("median", "mean"))
+        assert (mean[3][where] < -0.5).all()
+        assert (median[3][where] > -0.5).all()
+
+    def test_a_clip_of_one_slice_is_covered_by_an_empty_canvas(self) -> None:
+        x = torch.rand(1, 1, 1, 4, 4).expand(-1, -1, 5, -1, -1)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(80, 1, bias=False))
+        with torch.no_grad():
+            network[1].weight.fill_(1.0)
+        for fill in occlusion_module.FILLS:
+            found = occlude_slices(network, x, 0, fill=fill, slices=[torch.zeros(5)], empty=torch.zeros(1))
+            torch.testing.assert_close(found, torch.full_like(found, float(x.sum())), rtol=1e-4, atol=1e-4)
 
     def test_a_slicewise_network_encodes_only_what_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         network, _ = narrow("slice-mean")
@@ -306,7 +327,7 @@ class TestTheTable:
         [
             (lambda: find_method("grad-cam"), "did you mean 'gradcam'"),
             (lambda: occlude_slices(Cube(), bright_cube(), 0, slab=2), "odd number"),
-            (lambda: occlude_slices(Cube(), bright_cube(), 0, fill="grey"), "mean, neighbours, minimum"),
+            (lambda: occlude_slices(Cube(), bright_cube(), 0, fill="grey"), "median, mean, neighbours, minimum"),
             (lambda: occlude_blocks(Cube(), bright_cube(), 0, block=[2, 2]), "three sizes"),
             (lambda: occlude_blocks(Cube(), bright_cube(), 0, block=4), "three sizes"),
             (lambda: gradcam(Cube(), bright_cube(), 2), "2 output"),
