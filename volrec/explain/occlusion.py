@@ -52,8 +52,8 @@ def occlude_slices(
     fill : {"median", "mean", "neighbours", "minimum"}
         What is put in place. ``median``: that of all slices of the clip, voxel by voxel; anatomy stays, and a finding
         in fewer than half of them is gone. ``mean``: that of the other slices; a finding fades, and stands faintly
-        where there was none. ``neighbours``: between the nearest slices that are not covered, by linear interpolation; a
-        finding that goes on in them stays. ``minimum``: an empty canvas, which the network has not learned from.
+        where there was none. ``neighbours``: between the nearest slices that are not covered, by linear interpolation;
+        a finding that goes on in them stays. ``minimum``: an empty canvas, which the network has not learned from.
     empty : Tensor, optional
         (C,) value of an empty canvas; None: the minimum of each channel of the clip.
     slices : sequence of Tensor, optional
