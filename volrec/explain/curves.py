@@ -130,7 +130,7 @@ def vlad(network: nn.Module, x: Tensor, output: int, *, word: int | None = None,
     if not isinstance(getattr(bare, "vlad", None), VladPooling):
         raise _unfit(bare, "puts nothing into words")
     check_output(bare, output)
-    count = len(bare.vlad.centres)  # type: ignore[union-attr,arg-type]
+    count = len(bare.vlad.centres)
     if word is not None and (isinstance(word, bool) or not isinstance(word, int) or not 0 <= word < count):
         raise ConfigError(
             f"there is no word {word!r}.",
@@ -201,8 +201,8 @@ def curves_of(members: Sequence[LoadedMember], volume: StoredVolume, *, output: 
         for clip in clips_of(predictor, stored):
             with at_rest(member.network), torch.no_grad():
                 found = dict(_curves(member.network, inputs_of(predictor, stored, [clip]), number, sign))
-            for name, values in found.items():
-                np.add.at(sums.setdefault(name, np.zeros(len(shows))), clip, values.cpu().double().numpy())
+            for name, own in found.items():
+                np.add.at(sums.setdefault(name, np.zeros(len(shows))), clip, own.cpu().double().numpy())
             np.add.at(shows, clip, 1)
         with np.errstate(invalid="ignore"):
             for name, values in sums.items():

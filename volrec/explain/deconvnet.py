@@ -139,7 +139,7 @@ class _Rectify(torch.autograd.Function):
         return x.clamp(0, ceiling)
 
     @staticmethod
-    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None]:
         return signal.clamp(min=0), None
 
 

@@ -1,8 +1,9 @@
 """How often a map is strongest where the finding truly is: on phantoms, whose lesions were planted.
 
-The pointing game of J. Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016: a hit is a map whose
-maximum lies on the finding. Beside it stand the slice (whether the strongest one holds the finding) and what chance
-would hit. Only studies count that hold a lesion and that the networks call positive: of others a map cannot be wrong.
+The pointing game of J. Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016: a hit is a map
+whose maximum lies on the finding. Beside it stand the slice (whether the strongest one holds the finding) and what
+chance would hit. Only studies count that hold a lesion and that the networks call positive: of others a map cannot be
+wrong.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ def strongest_voxel(array: np.ndarray) -> tuple[int, int, int] | None:
 def _hits(one: Explanation, lesion: Lesion, tolerance: float) -> tuple[bool, bool, float, float]:
     """Return whether voxel and slice hit, and how often chance would."""
     reach = lesion.reach(tolerance)
-    voxel, held = strongest_voxel(one.array), reach.any(axis=(1, 2))
+    voxel, held = strongest_voxel(one.array), np.asarray(reach.any(axis=(1, 2)))
     shown = np.isfinite(one.per_slice)
     return (
         voxel is not None and bool(reach[voxel]),

@@ -22,7 +22,7 @@ LABELS = {
     "words": "share of words",
 }
 DPI = 150
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "volrec",  # the same study gives the same file
     "font.size": 9,

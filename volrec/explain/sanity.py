@@ -34,8 +34,8 @@ __all__ = [
     "MAPS",
     "Sanity",
     "Similarity",
-    "rank_correlation",
     "randomised",
+    "rank_correlation",
     "sanity_check",
     "structural_similarity",
 ]
@@ -108,8 +108,8 @@ class Sanity:
         if self.changes:
             return ""
         return (
-            f"the map hardly changes when the weights are random (rank correlation {self.rank_correlation:.2f}, {HARDLY} "
-            f"or more): here {self.method} shows the image rather than what the network learned."
+            f"the map hardly changes when the weights are random (rank correlation {self.rank_correlation:.2f}, "
+            f"{HARDLY} or more): here {self.method} shows the image rather than what the network learned."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def _own_statistics(network: nn.Module) -> Iterator[None]:
         values = given[0].detach().transpose(0, 1).flatten(1).float()
         if values.shape[1] > 1 and module.running_mean is not None:
             module.running_mean.copy_(values.mean(1))  # type: ignore[operator]
-            module.running_var.copy_(values.var(1, correction=0))  # type: ignore[union-attr,operator]
+            module.running_var.copy_(values.var(1, correction=0))  # type: ignore[operator]
 
     hooks = [module.register_forward_pre_hook(take) for module in network.modules() if isinstance(module, _BatchNorm)]
     try:

@@ -264,7 +264,7 @@ def _title(explained: Explanation) -> str:
     score = evidence.scores.get(evidence.output)
     if score is None and len(evidence.scores) == 1:  # the negative class of two
         score = 1 - next(iter(evidence.scores.values()))
-    return f"{explained.study}: {evidence.output}" + ("" if score is None else f", score {score:.3g}")
+    return f"{explained.study}: evidence for {evidence.output}" + ("" if score is None else f", score {score:.3g}")
 
 
 def _window(volume: Volume, intensity: IntensityConfig) -> tuple[float, float] | None:
