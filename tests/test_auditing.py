@@ -210,7 +210,7 @@ def test_phantoms_get_the_verdict_that_is_true_of_them(task: Any, code: str, tmp
     )
     folder = folder if folder.is_dir() else folder.parent
     train(demo_config(folder, "c3d", store=tmp_path / "store"), tmp_path / "run")
-    result = volrec.audit(tmp_path / "run", studies=60, device="cpu")
+    result = volrec.audit(tmp_path / "run", studies=40, device="cpu")
     assert result["verdict"]["code"] == code
     by_name = {one["name"]: one["metrics"]["auc"] for one in result["conditions"]}
     assert by_name["as it is"]["low"] > 0.9
