@@ -10,6 +10,7 @@ import pytest
 from volrec.cli import app, main
 
 COMMANDS = (
+    "audit",
     "inspect",
     "plan",
     "train",

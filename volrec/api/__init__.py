@@ -1,4 +1,4 @@
-"""The public functions, each a few calls into the rooms: studies, runs, audits, training, weights, fusion, …"""
+"""The public functions, each a few calls into the rooms: studies, runs, audits, training, weights, fusion, videos."""
 
 from __future__ import annotations
 

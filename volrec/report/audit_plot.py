@@ -90,7 +90,9 @@ def _context(panel: Axes, audit: Mapping[str, Any], label: str) -> None:
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(FixedLocator(across))
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_xticklabels([f"{point['slices']}\n{point['millimetres']:.0f}" for point in points])
+    panel.set_xticklabels(
+        [f"{'all' if point['whole'] else point['slices']}\n{point['millimetres']:.0f}" for point in points]
+    )
     panel.set_title("most informative slices alone", loc="left")
     panel.set_ylabel(f"{label} (band: 95 %)")
     panel.annotate(
