@@ -9,9 +9,9 @@ __all__ = ["Raw", "details", "figure", "page", "section", "table", "tiles"]
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2733; --soft: #5b6b7b; --paper: #fbfcfd; --card: #ffffff; --line: #dfe5eb;
-  --accent: #2f80d0; --good: 42, 157, 116; --bad: 209, 73, 91; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e3e9ef; --soft: #98a6b3; --paper: #12181f; --card: #1a222b;
-  --line: #2d3945; } }
+  --accent: #2f80d0; --link: #1d66ac; --good: 42, 157, 116; --bad: 209, 73, 91; }
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #e3e9ef; --soft: #98a6b3; --paper: #12181f;
+  --card: #1a222b; --line: #2d3945; --link: #6db0ee; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 62rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
@@ -42,9 +42,9 @@ code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; fo
   overflow-wrap: anywhere; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .4rem; padding: .7rem .9rem;
   white-space: pre-wrap; }
-details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); }
+details { margin: .6rem 0; } summary { cursor: pointer; color: var(--link); }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; }
-@media print { body { max-width: none; padding: 0; background: #fff; font-size: 11pt; }
+@media print { :root { color-scheme: light; } body { max-width: none; padding: 0; background: #fff; font-size: 11pt; }
   figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
@@ -53,12 +53,23 @@ class Raw(str):
     """Text that is HTML already."""
 
 
-def page(title: str, body: str) -> str:
-    """Return a whole document."""
+def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """Return a whole document.
+
+    Parameters
+    ----------
+    title : str
+        Of the window; it is escaped.
+    body : str
+        HTML.
+    style, script : str
+        Of what stands in the body (the slice viewer): CSS after that of the page, and a script at the end.
+    """
+    ending = f"<script>\n{script}</script>\n" if script else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n{body}\n{ending}</body>\n</html>\n"
     )
 
 
