@@ -1,8 +1,8 @@
 """Metrics with intervals: functions of scores and labels, nothing else.
 
 `evaluate_scores` turns a score table into numbers with intervals over patients; `study_metric` is the one number that
-training watches; `auc_interval` and `auc_difference` are DeLong's; the ``*_points`` functions feed the plots; `fit_rule`
-makes a rule of fusion.
+training watches; `auc_interval` and `auc_difference` are DeLong's; the ``*_points`` functions feed the plots;
+`fit_rule` makes a rule of fusion.
 """
 
 from __future__ import annotations

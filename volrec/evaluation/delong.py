@@ -37,6 +37,8 @@ Array = NDArray[np.float64]
 _PRIOR_VARIANCE = 5
 _PRIOR_CORRELATION = 2
 _STEPS = 60
+# What rounding leaves of a variance of 0.
+_NONE = 1e-15
 
 
 class _Areas(NamedTuple):
@@ -79,7 +81,7 @@ def auc_interval(
         return {"value": value, "low": None, "high": None, "reason": "no interval: there is a single patient"}
     variance = float(areas.covariance[0, 0])
     low, high = auc_limits(value, areas.with_finding, areas.without, variance=variance, level=level)
-    return {"value": value, "low": low, "high": high, "method": "DeLong" if variance > 0 else "Newcombe"}
+    return {"value": value, "low": low, "high": high, "method": "DeLong" if variance > _NONE else "Newcombe"}
 
 
 def auc_difference(
@@ -115,13 +117,13 @@ def auc_difference(
         return found | {"low": 0.0, "high": 0.0, "z": 0.0, "p": 1.0}
     (one, both), (_, two) = areas.covariance.tolist()
     spread = one + two - 2 * both
-    if spread > 1e-15:
+    if spread > _NONE:
         z = change / math.sqrt(spread)
         found |= {"z": z, "p": float(2 * ndtr(-abs(z)))}
     elif change == 0:
         found |= {"z": 0.0, "p": 1.0}
     fewest = min(areas.with_finding, areas.without)
-    alike = both / math.sqrt(one * two) * fewest / (fewest + _PRIOR_CORRELATION) if one > 0 and two > 0 else 0.0
+    alike = both / math.sqrt(one * two) * fewest / (fewest + _PRIOR_CORRELATION) if min(one, two) > _NONE else 0.0
     limits = [
         auc_limits(value, areas.with_finding, areas.without, variance=variance, level=level)
         for value, variance in ((before, one), (after, two))
@@ -143,12 +145,12 @@ def auc_limits(
     with_finding, without : int
         Patients on each side, at least 1.
     variance : float
-        Of the AUC, by DeLong; NaN or 0 where the scores show none: Newcombe's interval.
+        Of the AUC, by DeLong; NaN or 0 where the scores show none, for Newcombe's interval.
     level : float
         Of the interval.
     """
     ratio = 1.0
-    if variance > 0 and 0 < value < 1:
+    if variance > _NONE and 0 < value < 1:
         fewest = min(with_finding, without)
         seen = variance / _hanley(value, with_finding, without)
         ratio = (fewest * seen + _PRIOR_VARIANCE) / (fewest + _PRIOR_VARIANCE)
