@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from volrec.report.audit_plot import audit_plot, write_audit_plots
+from volrec.report.audit_plot import audit_plot
 
 
 def span(value: float | None, width: float = 0.1) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def test_a_condition_without_a_value_is_left_out() -> None:
 
 
 def test_files_for_papers_are_written(tmp_path: Path) -> None:
-    vector, raster = write_audit_plots(example(), tmp_path)
+    vector, raster = audit_plot(example()).save(tmp_path)
     ElementTree.parse(vector)
     head = raster.read_bytes()
     assert head[:8] == b"\x89PNG\r\n\x1a\n"

@@ -259,7 +259,7 @@ def _finish(made: _Prepared, tables: Mapping[str, list[pd.DataFrame]], problems:
         metrics: dict[str, Any] = {"part": part, "members": _members(run)}
         if part is not None:
             run.write_table("scores", scores[part])
-            found = evaluate_scores(scores[part], **naming)
+            found = evaluate_scores(scores[part], **naming, thresholds=thresholds_by_fold(decisions))
             metrics |= found
             metrics[part] = found["metrics"]
             if decisions:
