@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from volrec.api import Plan as Plan
     from volrec.api import Run as Run
     from volrec.api import benchmark as benchmark
+    from volrec.api import compare as compare
     from volrec.api import fuse as fuse
     from volrec.api import import_weights as import_weights
     from volrec.api import index as index
@@ -36,6 +37,7 @@ _HOMES = {
     "Plan": "volrec.api",
     "Run": "volrec.api",
     "benchmark": "volrec.api",
+    "compare": "volrec.api",
     "fuse": "volrec.api",
     "import_weights": "volrec.api",
     "index": "volrec.api",

@@ -13,7 +13,8 @@ from volrec.api.benchmarks import (
     published_tables,
     resume_benchmark,
 )
-from volrec.api.evaluating import evaluate_run
+from volrec.api.comparing import compare, compare_runs
+from volrec.api.evaluating import Evaluation, evaluate, evaluate_run
 from volrec.api.fusion import FusedRun, fuse
 from volrec.api.settings import ConfigLike, recipe_folders
 from volrec.api.studies import Run, index, load, make_phantoms, read_volume
@@ -32,6 +33,7 @@ from volrec.api.weights import (
 __all__ = [
     "Benchmark",
     "ConfigLike",
+    "Evaluation",
     "FusedRun",
     "ImagePlan",
     "Plan",
@@ -40,6 +42,9 @@ __all__ = [
     "benchmark",
     "benchmark_results",
     "check_network",
+    "compare",
+    "compare_runs",
+    "evaluate",
     "evaluate_run",
     "extract_videos",
     "fuse",

@@ -121,7 +121,7 @@ def compare_runs(
             where=labels,
             code="labels-unused",
         )
-    opened = [run if hasattr(run, "metrics") else load(run) for run in runs]
+    opened = [load(run) if isinstance(run, (str, Path)) else run for run in runs]
     names = _names(opened)
     problems: list[Problem] = []
     contenders = []

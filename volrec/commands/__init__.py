@@ -9,7 +9,7 @@ from volrec.commands.benchmarks import (
     resume_benchmark,
     show_benchmark,
 )
-from volrec.commands.evaluating import evaluate
+from volrec.commands.evaluating import compare, evaluate
 from volrec.commands.predicting import predict
 from volrec.commands.studies import (
     demo,
@@ -28,6 +28,7 @@ __all__ = [
     "benchmark",
     "benchmark_protocols",
     "benchmark_table",
+    "compare",
     "demo",
     "evaluate",
     "extract_videos",

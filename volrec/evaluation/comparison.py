@@ -18,8 +18,8 @@ from volrec.errors import RunError
 from volrec.evaluation.delong import auc_difference
 from volrec.evaluation.draws import difference_of, owners_of, patient_draws
 from volrec.evaluation.metrics import all_metrics, complete_rows, higher_is_better
-from volrec.evaluation.subgroups import compared_metric, too_small
 from volrec.evaluation.resampling import LEVEL
+from volrec.evaluation.subgroups import compared_metric, too_small
 from volrec.evaluation.tables import evaluate_scores, read_columns
 from volrec.inference.joining import RunTable, check_alike, some_names
 
@@ -30,7 +30,6 @@ __all__ = ["compare_tables"]
 
 Array = NDArray[np.float64]
 Thresholds = Mapping[str, Mapping[str, float]]
-HALF = 0.5
 SAME = "Compare runs that were trained on the same labels."
 
 
@@ -43,7 +42,6 @@ class _Side:
     truth: Array
     scores: Array
     thresholds: Thresholds | None
-    cuts: Array
 
 
 def compare_tables(
@@ -179,21 +177,16 @@ def _side(
         if thresholds is not None:
             thresholds = {fold: {ours: 1 - own[theirs]} if theirs in own else {} for fold, own in thresholds.items()}
     truth, scores = read_columns(rows, **naming)
-    cuts = _cuts(rows, thresholds, naming, truth.shape[1])
-    return _Side(run.name, rows, truth, scores, thresholds, cuts)
+    return _Side(run.name, rows, truth, scores, thresholds)
 
 
-def _cuts(rows: pd.DataFrame, thresholds: Thresholds | None, naming: Mapping[str, Any], width: int) -> Array:
-    """Return the threshold of each study and output, (N, K): that of its fold, else that of all, else 0.5."""
-    cuts = np.full((len(rows), width), HALF)
-    if thresholds is None or naming["task"] not in ("binary", "multilabel"):
-        return cuts
-    names = [naming["classes"][-1]] if naming["task"] == "binary" else list(naming["targets"])
-    folds = rows["fold"].astype(str).tolist() if "fold" in rows else [""] * len(rows)
-    for row, fold in enumerate(folds):
-        own = thresholds.get(fold, thresholds.get("", {}))
-        cuts[row] = [own.get(name, HALF) for name in names]
-    return cuts
+def _cuts(rows: pd.DataFrame, used: Mapping[str, Mapping[str, float]] | None, width: int) -> Array | None:
+    """Return the threshold of each study and output, (N, K), as `evaluate_scores` says that it used them."""
+    if used is None:
+        return None
+    group = next((name for name in ("fold", "split") if name in rows), None)
+    folds = [""] * len(rows) if group is None else rows[group].astype(str).tolist()
+    return np.array([list(used[fold].values()) for fold in folds], dtype=np.float64).reshape(len(rows), width)
 
 
 def _agreed(one: _Side, two: _Side, targets: Sequence[str]) -> Array:
@@ -218,7 +211,7 @@ def _chosen(side: _Side, chosen: NDArray[np.bool_], truth: Array, naming: Mappin
     for column, name in enumerate(naming["targets"]):
         known = side.rows[name][chosen].reset_index(drop=True)
         rows[name] = known.where(np.isfinite(truth[:, column]))
-    return _Side(side.name, rows, truth, side.scores[chosen], side.thresholds, side.cuts[chosen])
+    return _Side(side.name, rows, truth, side.scores[chosen], side.thresholds)
 
 
 def _differences(
@@ -237,11 +230,13 @@ def _differences(
         evaluate_scores(side.rows, **naming, thresholds=side.thresholds, resamples=resamples, seed=seed)
         for side in sides
     ]
+    cuts = [_cuts(side.rows, found.get("thresholds"), truth.shape[1]) for side, found in zip(sides, alone, strict=True)]
 
     def values(weights: Array) -> list[dict[str, Array]]:
         """Return second minus first: overall, then of each label."""
         (all_one, own_one), (all_two, own_two) = (
-            all_metrics(task, truth, side.scores, weights, heads=heads, thresholds=side.cuts) for side in sides
+            all_metrics(task, truth, side.scores, weights, heads=heads, thresholds=cut)
+            for side, cut in zip(sides, cuts, strict=True)
         )
         pairs = [(all_one, all_two), *zip(own_one, own_two, strict=True)]
         return [{name: two[name] - one[name] for name in one} for one, two in pairs]

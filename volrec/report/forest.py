@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from volrec.files import replacing, write_atomically
 from volrec.report.plots import COLOURS, FAINT, INK, _style, _svg
@@ -138,46 +139,40 @@ def save_forest(
 ) -> list[Path]:
     """Write the plot for a paper: dark on white, as SVG and as PNG beside it; return both paths."""
     path = Path(path)
-    figure = _draw(rows, axis=axis, reference=reference, name="forest")
+    figure = _draw(rows, axis=axis, reference=reference, name="forest", printed=True)
     width, height = figure.get_size_inches() * 72
-    text = _svg(figure, "forest").replace("currentColor", PRINTED)
-    sized = text.replace("<svg", f'<svg width="{width:g}pt" height="{height:g}pt" style="background: #ffffff"', 1)
-    write_atomically(path.with_suffix(".svg"), '<?xml version="1.0" encoding="utf-8"?>\n' + sized + "\n")
-    for one in figure.findobj():
-        for side in ("", "edge", "face", "markeredge", "markerface"):
-            read, write = getattr(one, f"get_{side}color", None), getattr(one, f"set_{side}color", None)
-            if read is not None and write is not None and _is_page_colour(read()):
-                write(PRINTED)
+    sized = f'<svg width="{width:g}pt" height="{height:g}pt" style="background: #ffffff"'
+    text = _svg(figure, "forest").replace("<svg", sized, 1)
+    write_atomically(path.with_suffix(".svg"), f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n')
     with rc_context(_style("forest")), replacing(path.with_suffix(".png")) as file:
         figure.savefig(file, format="png", dpi=dpi, facecolor="white")
     return [path.with_suffix(".svg"), path.with_suffix(".png")]
 
 
-def _is_page_colour(colour: Any) -> bool:
-    return isinstance(colour, str) and colour in (INK, FAINT)
-
-
-def _draw(rows: Sequence[ForestRow], *, axis: str, reference: float | None, name: str) -> Figure:
+def _draw(rows: Sequence[ForestRow], *, axis: str, reference: float | None, name: str, printed: bool = False) -> Figure:
     height = ROW * max(1, len(rows)) + 0.75
-    with rc_context(_style(name)):
+    ink, faint = (PRINTED, PRINTED) if printed else (INK, FAINT)
+    style = {key: {INK: ink, FAINT: faint}.get(value, value) for key, value in _style(name).items()}
+    with rc_context(style):
         figure = Figure(figsize=(WIDTH, height))
         panel = figure.subplots()
         figure.subplots_adjust(
             left=LABELS / WIDTH, right=1 - VALUES / WIDTH, bottom=0.55 / height, top=1 - 0.15 / height
         )
-        _draw_rows(panel, rows)
+        _draw_rows(panel, rows, ink)
         if reference is not None:
-            panel.axvline(reference, color=FAINT, alpha=0.5, linewidth=1, linestyle=":")
+            panel.axvline(reference, color=faint, alpha=0.5, linewidth=1, linestyle=":")
         panel.set(xlabel=axis, ylim=(len(rows) - 0.4, -0.6), yticks=[])
         low, high = _limits(rows, reference)
         panel.set_xlim(low, high)
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=6))
         panel.spines["left"].set_visible(False)
-        panel.grid(axis="x", color=FAINT, alpha=0.12, linewidth=0.6)
+        panel.grid(axis="x", color=faint, alpha=0.12, linewidth=0.6)
         panel.set_axisbelow(True)
     return figure
 
 
-def _draw_rows(panel: Axes, rows: Sequence[ForestRow]) -> None:
+def _draw_rows(panel: Axes, rows: Sequence[ForestRow], ink: str) -> None:
     transform = panel.get_yaxis_transform()  # across in parts of the axis, down in rows
     left = -(LABELS - 0.1) / (WIDTH - LABELS - VALUES)
     for place, row in enumerate(rows):
@@ -186,10 +181,10 @@ def _draw_rows(panel: Axes, rows: Sequence[ForestRow]) -> None:
         shown = f"{text} ({row.note})" if row.note else text
         indent = left if heading or place == 0 else left + 0.05
         weight = "bold" if heading else "normal"
-        panel.text(indent, place, shown, transform=transform, va="center", color=INK, fontweight=weight)
+        panel.text(indent, place, shown, transform=transform, va="center", color=ink, fontweight=weight)
         if row.found is None:
             continue
-        panel.text(1.03, place, interval(row.found), transform=transform, va="center", color=INK)
+        panel.text(1.03, place, interval(row.found), transform=transform, va="center", color=ink)
         value, low, high = (row.found.get(key) for key in ("value", "low", "high"))
         if value is None:
             continue
