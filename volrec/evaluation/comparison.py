@@ -93,7 +93,7 @@ def compare_tables(
     usable = complete_rows(truth, one.scores, first.task) & complete_rows(truth, two.scores, first.task)
     chosen = np.asarray(usable.any(1))
     truth = np.where(usable, truth, np.nan)[chosen]
-    sides = [_chosen(side, chosen, truth, naming) for side in (one, two)]
+    sides = [_chosen(*pair, chosen, truth, naming) for pair in ((one, two), (two, one))]
     patients = sides[0].rows["patient"].to_numpy()
     result: dict[str, Any] = {
         "first": first.name,
@@ -205,12 +205,12 @@ def _agreed(one: _Side, two: _Side, targets: Sequence[str]) -> Array:
     return np.where(np.isfinite(one.truth), one.truth, two.truth)
 
 
-def _chosen(side: _Side, chosen: NDArray[np.bool_], truth: Array, naming: Mapping[str, Any]) -> _Side:
-    """Return the studies that both can be measured on, with the truth of both."""
+def _chosen(side: _Side, other: _Side, chosen: NDArray[np.bool_], truth: Array, naming: Mapping[str, Any]) -> _Side:
+    """Return the studies that both can be measured on, with the labels that either knows."""
     rows = side.rows[chosen].reset_index(drop=True)
     for column, name in enumerate(naming["targets"]):
-        known = side.rows[name][chosen].reset_index(drop=True)
-        rows[name] = known.where(np.isfinite(truth[:, column]))
+        either = side.rows[name].where(side.rows[name].notna(), other.rows[name])
+        rows[name] = either[chosen].reset_index(drop=True).where(np.isfinite(truth[:, column]))
     return _Side(side.name, rows, truth, side.scores[chosen], side.thresholds)
 
 

@@ -264,11 +264,12 @@ def _sentence(result: Mapping[str, Any]) -> str:
     if not count:
         return "No group is large enough to be compared with the rest."
     metric = {"auc": "AUC", "mae": "MAE"}[result["metric"]]
-    made = f"{count} comparison{'s' * (count != 1)} with the rest"
-    chance = f"Of {count}, {count * (1 - result['level']):.2g} would be expected to differ by chance alone."
+    made = f"{count} comparison{'s' * (count != 1)}{' with the rest' * (len(groups) > 2)}"
     differing = [group["name"] for group in groups if group["differs"]]
     if not differing:
         return f"{metric}: no difference is shown in {made}, which does not prove that there is none."
-    names = " and ".join(differing) if len(groups) == 2 else ", ".join(differing)
-    told = f"{names} differ from each other" if len(groups) == 2 else f"{names} differ{'s' * (len(differing) == 1)}"
-    return f"{metric}: {told} in {made}. {chance}"
+    if len(groups) == 2:
+        return f"{metric}: {' and '.join(differing)} differ from each other ({made})."
+    chance = f"Of {count}, {count * (1 - result['level']):.2g} would be expected to differ by chance alone."
+    told = f"{', '.join(differing)} differ{'s' * (len(differing) == 1)} from the rest"
+    return f"{metric}: {told} ({count} comparison{'s' * (count != 1)}). {chance}"
