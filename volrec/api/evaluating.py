@@ -96,9 +96,6 @@ def evaluate_run(
     LabelsError
         When training saw every study, or for a column that makes no groups.
     """
-    if folder is None and not by and resamples is None:
-        _check_labels_used(labels, by)
-        return run.metrics, []
     found = evaluate(run, folder, labels=labels, include_training=include_training, by=by, resamples=resamples)
     return found.metrics, found.problems
 
@@ -129,8 +126,8 @@ def evaluate(
     by : sequence of str
         Columns of the table of labels that make groups (sex, site, scanner, age).
     resamples : int, optional
-        Draws of patients behind the intervals; default 1000, and for the run's own studies the metrics as they stand
-        in its folder.
+        Draws of patients behind the intervals; default 1000. Of the run's own studies the metrics are taken as they
+        stand in its folder, unless a number is given, or they rest on other thresholds than the run carries.
 
     Raises
     ------
@@ -150,7 +147,7 @@ def evaluate(
         decided = thresholds_of(run, own=True)
         thresholds = decided.thresholds or None
         metrics = dict(run.metrics)
-        if resamples is not None:
+        if resamples is not None or _other_thresholds(metrics, decided):
             part = metrics.get("part", "test")
             found = evaluate_scores(scores, **naming, thresholds=thresholds, resamples=draws)
             metrics |= found | {part: found["metrics"]}
@@ -276,6 +273,15 @@ def _check_labels_used(labels: Path | str | None, by: Sequence[str]) -> None:
             where=labels,
             code="labels-unused",
         )
+
+
+def _other_thresholds(metrics: Mapping[str, Any], decided: Decided) -> bool:
+    """Whether metrics as they stand in a run rest on other thresholds than its cards carry."""
+    if not decided.thresholds:
+        return False
+    used = metrics.get("thresholds") or {"": {}}
+    carried = {fold: decided.thresholds.get(fold, decided.thresholds.get("", {})) for fold in used}
+    return {fold: dict(cuts) for fold, cuts in used.items()} != {fold: dict(cuts) for fold, cuts in carried.items()}
 
 
 def _rule(decision: Mapping[str, Any]) -> str:
