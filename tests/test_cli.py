@@ -14,6 +14,7 @@ COMMANDS = (
     "plan",
     "train",
     "evaluate",
+    "compare",
     "predict",
     "fuse",
     "demo",
