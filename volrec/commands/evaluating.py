@@ -248,7 +248,8 @@ def _say_comparison(one: Mapping[str, Any], console: Console) -> None:
         sides = (_interval(entry[side], digits) for side in ("first", "second", "difference"))
         p = entry["difference"]["p"]
         mark = " *" if entry["difference"]["better"] else ""
-        rows.append((f"{_called(name)}{mark}", *sides, "-" if p is None else "<0.001" if p < 0.001 else f"{p:.2g}"))
+        shown = "ECE" if name == "ece" else _called(name)
+        rows.append((f"{shown}{mark}", *sides, "-" if p is None else "<0.001" if p < 0.001 else f"{p:.2g}"))
     terminal.print_rows(headings, rows, console, plain=True)
     say(console, f"Difference: {one['second']} minus {one['first']}, 95 % intervals; * where it leaves out 0.")
 

@@ -1,10 +1,11 @@
 """Intervals of what is counted or averaged over studies: proportions, bootstrap, and what to do at 0 and 1.
 
 Proportions (accuracy, sensitivity, specificity) get Wilson's score interval (Probable inference, the law of
-succession, and statistical inference, 1927) at the number of independent studies that the patients are worth. All else
-gets the bootstrap interval BCa (Efron: Better bootstrap confidence intervals, 1987) with the tails of the t
-distribution for few patients (Hesterberg: What teachers should know about the bootstrap, The American Statistician
-2015). How often they hold the truth: `tests/performance/bench_coverage.py`.
+succession, and statistical inference, 1927) at the number of independent studies that the patients are worth. The
+calibration error, which noise can only raise, has an interval of its own. All else gets the bootstrap interval BCa
+(Efron: Better bootstrap confidence intervals, 1987) with the tails of the t distribution for few patients (Hesterberg:
+What teachers should know about the bootstrap, The American Statistician 2015). How often they hold the truth:
+`tests/performance/bench_coverage.py`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
 from volrec.evaluation.delong import auc_limits
+from volrec.evaluation.weighted import BINS, bin_of
 
-__all__ = ["biased_interval", "bootstrap_interval", "edge_interval", "proportion_interval", "wilson"]
+__all__ = ["bootstrap_interval", "calibration_interval", "edge_interval", "proportion_interval", "wilson"]
 
 Array = NDArray[np.float64]
 
 # Patients that full agreement of the studies of a patient counts for, before the studies themselves are asked.
 _PRIOR_PATIENTS = 5
-_SHARES = frozenset({"accuracy", "average_precision", "brier", "ece"})
+_OF_ALL = frozenset({"accuracy", "brier", "ece"})
 
 
 def wilson(share: float, size: float, *, level: float = 0.95) -> tuple[float, float]:
@@ -106,13 +108,38 @@ def bootstrap_interval(
     return ends[0], ends[1]
 
 
-def biased_interval(value: float, drawn: Array, *, level: float = 0.95) -> tuple[float, float]:
-    """Return the interval of a calibration error, which noise can only raise: in the value, and again in resamples.
+def calibration_interval(
+    right: NDArray[np.bool_], chance: Array, patients: NDArray[np.intp], *, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the interval of an expected calibration error, which noise can only raise.
 
-    The lower end is as far below the value as the resamples reach above it, the upper end is theirs.
+    Parameters
+    ----------
+    right : array of shape (N,), N at least 1
+        Whether what was said with that chance came true.
+    chance : array of shape (N,)
+        Probabilities.
+    patients : array of shape (N,)
+        Whose row it is, as numbers.
+    level : float
+        Of the interval.
+
+    Notes
+    -----
+    A resample adds noise to the gap of each bin once more, so its error is larger than the value, as the value is
+    larger than the truth; a bootstrap interval hardly ever holds it. Here the gap of a bin has a standard error over
+    patients. Bins whose gap is within its error may have none: what noise adds to them on average is taken off the
+    lower end, beside the error of all bins together.
     """
-    high = float(np.quantile(drawn, (1 + level) / 2))
-    return max(0.0, min(value, 2 * value - high)), min(1.0, max(value, high))
+    bins = bin_of(chance)
+    names, owners = np.unique(patients, return_inverse=True)
+    excess = np.bincount(bins * len(names) + owners, right - chance, BINS * len(names)).reshape(BINS, len(names))
+    gaps, spread = np.abs(excess.sum(1)) / len(right), np.sqrt((excess**2).sum(1)) / len(right)
+    reach = float(ndtri((1 + level) / 2))
+    clear = gaps > reach * spread
+    added = math.sqrt(2 / math.pi) * float(spread[~clear].sum())
+    error = reach * math.sqrt(float((spread**2).sum()))
+    return max(0.0, float(gaps.sum()) - added - error), min(1.0, float(gaps.sum()) + error)
 
 
 def edge_interval(
@@ -139,7 +166,7 @@ def edge_interval(
     """
     if value not in (0, 1):
         return None
-    yes, no = max(with_finding, 0), max(without, 0)
+    yes, no = with_finding, without
     if name in {"auc", "balanced_accuracy"}:
         if not yes or not no:
             return None
@@ -147,7 +174,7 @@ def edge_interval(
             return auc_limits(value, yes, no, level=level)
         reach = math.hypot(*(_width(value, size, level) for size in (yes, no))) / 2
         return (0.0, reach) if value == 0 else (1 - reach, 1.0)
-    if name in _SHARES - {"average_precision"}:
+    if name in _OF_ALL:
         size = yes + no
     elif name.startswith("specificity"):
         size = no

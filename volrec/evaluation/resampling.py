@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volrec.evaluation.delong import auc_interval
-from volrec.evaluation.intervals import biased_interval, bootstrap_interval, edge_interval, proportion_interval
+from volrec.evaluation.intervals import bootstrap_interval, calibration_interval, edge_interval, proportion_interval
 from volrec.evaluation.metrics import all_metrics, complete_rows, metric_names
+from volrec.inference.consensus import split_heads
 
 __all__ = ["LEVEL", "Draws", "Scored", "plain", "resampled", "with_intervals"]
 
@@ -113,11 +114,27 @@ def with_intervals(
     scored: Scored,
     labels: Sequence[dict[str, dict[str, Any]]] = (),
     *,
-    pooled: bool = True,
+    folds: Sequence[Scored] = (),
 ) -> dict[str, dict[str, Any]]:
-    """Return value and interval of every metric; of a mean over `labels`, and over folds (not pooled), by bootstrap."""
+    """Return value and interval of every metric; means over `labels` and over `folds` have theirs by bootstrap.
+
+    Parameters
+    ----------
+    point : dict
+        From name to an array of one value, on the studies as they are.
+    draws : dict
+        From name to the same in resamples.
+    why : str, or dict of str
+        Why a metric may be undefined, for all or by name.
+    scored : Scored
+        The studies.
+    labels : sequence
+        Of a mean over several: the metrics of each with their intervals.
+    folds : sequence of Scored
+        Of a mean over folds: the studies of each.
+    """
     out: dict[str, dict[str, Any]] = {}
-    single = pooled and not labels
+    single = not folds and not labels
     for name, values in point.items():
         reason = why if isinstance(why, str) else why.get(name, "")
         entry: dict[str, Any] = {"value": plain(values[0]), "low": None, "high": None}
@@ -130,6 +147,9 @@ def with_intervals(
             entry["reason"] = "no interval: no resamples were drawn, or there is a single patient"
         elif direct is not None:
             entry |= direct
+        elif name == "ece":
+            ends = _mean_ends([end for each in folds or [scored] if (end := _calibration_ends(each)) is not None])
+            entry |= _at_edge(name, entry["value"], ends or (np.nan, np.nan), "bins", scored, labels)
         elif len(defined) < _LEAST_DEFINED * len(drawn):
             entry["reason"] = f"no interval: defined in {len(defined)} of {len(drawn)} resamples only"
         else:
@@ -165,17 +185,43 @@ def _direct(name: str, scored: Scored) -> dict[str, Any] | None:
 def _bootstrapped(
     name: str, value: float, draws: Draws, scored: Scored, labels: Sequence[dict[str, dict[str, Any]]]
 ) -> dict[str, Any]:
-    if name == "ece":
-        method, (low, high) = "bootstrap, bias taken off", biased_interval(value, draws.drawn, level=LEVEL)
-    else:
-        patients = len(np.unique(scored.patients))
-        ends = bootstrap_interval(value, draws.drawn, draws.left_out, patients=patients, level=LEVEL)
-        method, (low, high) = "bootstrap", ends
+    patients = len(np.unique(scored.patients))
+    ends = bootstrap_interval(value, draws.drawn, draws.left_out, patients=patients, level=LEVEL)
+    return _at_edge(name, value, ends, "bootstrap", scored, labels)
+
+
+def _at_edge(
+    name: str,
+    value: float,
+    ends: tuple[float, float],
+    method: str,
+    scored: Scored,
+    labels: Sequence[dict[str, dict[str, Any]]],
+) -> dict[str, Any]:
+    """Return an interval as it is, or from the count of patients where it is a point at 0 or 1."""
+    low, high = ends
     if low == high == value:
         edge = _label_edges(name, labels) if labels else _edges(name, value, scored)
         if edge is not None:
             method, (low, high) = "count of patients", edge
     return {"low": plain(low), "high": plain(high), "method": method}
+
+
+def _calibration_ends(scored: Scored) -> tuple[float, float] | None:
+    """Return the interval of the calibration error, as a mean over outputs or heads where there are several."""
+    known = complete_rows(scored.truth, scored.scores, scored.task)
+    if scored.task in {"multiclass", "multihead"}:
+        parts = split_heads(scored.scores, scored.heads) if scored.heads else [scored.scores]
+        said = [(part.max(1), part.argmax(1)) for part in parts]
+    else:
+        said = [(scored.scores[:, column], np.ones(len(known))) for column in range(known.shape[1])]
+    ends = []
+    for column, (chance, called) in enumerate(said):
+        rows = known[:, column]
+        if rows.any():
+            right = (scored.truth[:, column] == called)[rows]
+            ends.append(calibration_interval(right, chance[rows], scored.patients[rows], level=LEVEL))
+    return _mean_ends(ends)
 
 
 def _label_edges(name: str, labels: Sequence[dict[str, dict[str, Any]]]) -> tuple[float, float] | None:

@@ -75,8 +75,8 @@ def evaluate_scores(
     Notes
     -----
     Patients are kept whole in every interval. AUC of a binary output: DeLong (`volrec.evaluation.delong`). Accuracy,
-    and sensitivity and specificity of a binary output: Wilson. All else: bootstrap, the errors of calibration with
-    their bias taken off. Where all resamples agree on 0 or 1, the interval is that of the count of patients.
+    and sensitivity and specificity of a binary output: Wilson. ECE: from the error of each
+    bin. All else: bootstrap. Where all resamples agree on 0 or 1, the interval is that of the count of patients.
     """
     if resamples < 0:
         raise ConfigError(
@@ -219,8 +219,8 @@ def _by_fold(scored: Scored, folds: NDArray[Any], resamples: int, rng: np.random
     values: list[dict[str, Array]] = []
     draws: list[dict[str, Draws]] = []
     entries: dict[str, dict[str, Any]] = {}
-    for fold in sorted(set(folds), key=_natural):
-        own = scored.only(folds == fold)
+    parts = {fold: scored.only(folds == fold) for fold in sorted(set(folds), key=_natural)}
+    for fold, own in parts.items():
         point, _ = own.values(np.ones((1, len(own.truth))))
         drawn, _ = resampled(own, resamples, rng)
         values.append(point)
@@ -243,7 +243,7 @@ def _by_fold(scored: Scored, folds: NDArray[Any], resamples: int, rng: np.random
         together[name] = Draws(np.mean([own[name].drawn[:least] for own in draws], axis=0), np.concatenate(moved))
     absent = {name: [fold for fold, each in entries.items() if each["metrics"][name] is None] for name in mean}
     why = {name: f"not defined in fold {', '.join(found)}" if found else "" for name, found in absent.items()}
-    return {"folds": entries, "fold_mean": with_intervals(mean, together, why, scored, pooled=False)}
+    return {"folds": entries, "fold_mean": with_intervals(mean, together, why, scored, folds=list(parts.values()))}
 
 
 def _reason(task: str, truth: Array, scores: Array, classes: Sequence[str]) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["OPERATING_POINTS", "binary", "multiclass", "regression"]
+__all__ = ["BINS", "OPERATING_POINTS", "bin_of", "binary", "multiclass", "regression"]
 
 Array = NDArray[np.float64]
 _TINY = 1e-7
-_BINS = 15
+BINS = 15
+"""Equally wide bins of the expected calibration error (Guo et al. 2017)."""
 # A false positive rate of 0.1 is no more than 1 - 0.9, whatever the last digit says.
 _SLACK = 1e-9
 
@@ -181,11 +182,15 @@ class _Ranking:
         return np.where(positives > 0, 1 - _ratio(fewest, negatives), np.nan)
 
 
+def bin_of(chance: Array) -> NDArray[np.intp]:
+    """Return the bin of each probability, from 0; an edge belongs to the lower bin."""
+    return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], chance)
+
+
 def _calibration_error(right: NDArray[np.bool_], chance: Array, weights: Array) -> Array:
-    """Mean gap between chance and share of right ones in equally wide bins; an edge belongs to the lower bin."""
-    place = np.searchsorted(np.linspace(0, 1, _BINS + 1)[1:-1], chance)
-    gaps = np.zeros((len(chance), _BINS))
-    gaps[np.arange(len(chance)), place] = right - chance
+    """Mean gap between chance and share of right ones over the bins."""
+    gaps = np.zeros((len(chance), BINS))
+    gaps[np.arange(len(chance)), bin_of(chance)] = right - chance
     return _ratio(np.abs(weights @ gaps).sum(1), weights.sum(1))
 
 
