@@ -1,9 +1,9 @@
 """Metrics with intervals: functions of scores and labels, nothing else.
 
 `evaluate_scores` turns a score table into numbers with intervals over patients; `study_metric` is the one number that
-training watches; `auc_interval` and `auc_difference` are DeLong's; the ``*_points`` functions feed the plots; `fit_rule`
-makes a rule of fusion.
-`subgroup_table` looks at groups of studies, `compare_tables` at two runs on the same ones.
+training watches; `auc_interval` and `auc_difference` are DeLong's; the ``*_points`` functions feed the plots;
+`fit_rule` makes a rule of fusion; `subgroup_table` looks at groups of studies, `compare_tables` at two runs on the same
+ones.
 """
 
 from __future__ import annotations
