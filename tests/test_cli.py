@@ -16,6 +16,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "explain",
+    "compare",
     "predict",
     "fuse",
     "demo",

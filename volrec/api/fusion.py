@@ -78,9 +78,20 @@ class FusedRun:
         table.attrs["problems"] = [problem.as_dict() for problem in problems]
         return table
 
-    def evaluate(self, folder: Path | str | None = None, *, labels: Path | str | None = None) -> dict[str, Any]:
-        """Metrics with 95 % intervals, of the runs' own test studies or of another folder with labels."""
-        return evaluate_run(self, folder, labels=labels)[0]
+    def evaluate(
+        self,
+        folder: Path | str | None = None,
+        *,
+        labels: Path | str | None = None,
+        by: Sequence[str] = (),
+        resamples: int | None = None,
+    ) -> dict[str, Any]:
+        """Metrics with 95 % intervals, of the runs' own test studies or of another folder with labels.
+
+        `by` names columns of the table of labels (sex, site, age): what is found in their groups is under
+        ``subgroups``; for the rest see `volrec.api.evaluating.evaluate`.
+        """
+        return evaluate_run(self, folder, labels=labels, by=by, resamples=resamples)[0]
 
     def _score_labelled(
         self, folder: Path | str, labels: Path | str | None, *, include_training: bool

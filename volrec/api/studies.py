@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -169,9 +170,20 @@ class Run:
         table.attrs["problems"] = [problem.as_dict() for problem in problems]
         return table
 
-    def evaluate(self, folder: Path | str | None = None, *, labels: Path | str | None = None) -> dict[str, Any]:
-        """Metrics with 95 % intervals, of the run's own test studies or of another folder with labels."""
-        return evaluate_run(self, folder, labels=labels)[0]
+    def evaluate(
+        self,
+        folder: Path | str | None = None,
+        *,
+        labels: Path | str | None = None,
+        by: Sequence[str] = (),
+        resamples: int | None = None,
+    ) -> dict[str, Any]:
+        """Metrics with 95 % intervals, of the run's own test studies or of another folder with labels.
+
+        `by` names columns of the table of labels (sex, site, age): what is found in their groups is under
+        ``subgroups``; for the rest see `volrec.api.evaluating.evaluate`.
+        """
+        return evaluate_run(self, folder, labels=labels, by=by, resamples=resamples)[0]
 
     def explain(
         self,

@@ -24,8 +24,8 @@ def explain(
             help="What is drawn; repeat it for several. gradcam (the default): a smooth map, quick. gradcam-slicewise: "
             "the same for each slice. occlusion: how far the score falls without a slice. occlusion-3d: without a "
             "block of voxels, slow. integrated-gradients: what every voxel adds. With the extra `explain`: "
-            "captum:saliency, captum:smoothgrad, captum:input-x-gradient, captum:integrated-gradients, captum:deeplift, "
-            "captum:gradient-shap, captum:guided-backprop."
+            "captum:saliency, captum:smoothgrad, captum:input-x-gradient, captum:integrated-gradients, "
+            "captum:deeplift, captum:gradient-shap, captum:guided-backprop."
         ),
     ] = None,
     output: Annotated[

@@ -35,6 +35,7 @@ __all__ = [
     "precision_recall",
     "roc",
     "scatter",
+    "style_of",
 ]
 
 # Middle tones, told apart with the common colour deficiencies and readable on white and on near-black.
@@ -65,7 +66,7 @@ class Drawing(str):
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.") or "plot"
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / f"{stem}.svg"]
-        with rc_context(_style(self.name)):
+        with rc_context(style_of(self.name)):
             text = io.StringIO()
             self.figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
             write_atomically(written[0], text.getvalue())
@@ -239,7 +240,7 @@ def bland_altman(truth: np.ndarray, predicted: np.ndarray, *, name: str) -> Draw
 def new_figure(panels: int, *, name: str, square: bool = False) -> tuple[Figure, Sequence[Axes]]:
     """Return an empty figure and its axes in the style of the report; `name` is that of the plot."""
     width, height = 4.1 * panels, 3.9 if square else 3.3
-    with rc_context(_style(name)):
+    with rc_context(style_of(name)):
         figure = Figure(figsize=(width, height))
         axes = figure.subplots(1, panels, squeeze=False)[0]
     # Margins in inches for five-digit labels; matplotlib's automatic layouts draw everything twice.
@@ -252,7 +253,8 @@ def new_figure(panels: int, *, name: str, square: bool = False) -> tuple[Figure,
     return figure, list(axes)
 
 
-def _style(name: str) -> Any:
+def style_of(name: str) -> Any:
+    """Return the settings of matplotlib that plots of the report are drawn with; `name` is that of the plot."""
     return {
         "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
         "svg.hashsalt": name,  # the same run gives the same file
@@ -274,7 +276,7 @@ def _style(name: str) -> Any:
 
 def draw(figure: Figure, name: str) -> Drawing:
     """Return a figure as an SVG element: scaled by the page, in its font and text colour."""
-    with rc_context(_style(name)):
+    with rc_context(style_of(name)):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -243,7 +243,7 @@ def _finish(made: _Prepared, tables: Mapping[str, list[pd.DataFrame]], problems:
     """Fit decisions, write scores, metrics and quarantine, and mark the run as complete."""
     from volrec.evaluation import evaluate_scores
     from volrec.evaluation.calibration import calibration_report
-    from volrec.evaluation.decisions import decision_facts
+    from volrec.evaluation.decisions import decision_facts, thresholds_by_fold
 
     run, subject = made.run, made.subject
     naming: dict[str, Any] = {"task": subject.task, "classes": subject.classes, "targets": subject.targets}
