@@ -42,6 +42,8 @@ __all__ = [
 COLOURS = ("#2f80d0", "#e08214", "#2a9d74", "#b565c9", "#d1495b", "#8c8c3a", "#5e7ce2", "#b07d62")
 INK = "#010203"  # replaced by the page's own text colour
 FAINT = "#010204"  # the same, for grid and reference lines
+PRINTED = "#1c2733"
+"""Ink on paper."""
 GRID = np.linspace(0, 1, 101)
 DOTS_PER_INCH = 300
 """Of PNG files: what journals ask for."""
@@ -69,7 +71,7 @@ class Drawing(str):
         with rc_context(style_of(self.name)):
             text = io.StringIO()
             self.figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
-            write_atomically(written[0], text.getvalue())
+            write_atomically(written[0], text.getvalue().replace(INK, PRINTED).replace(FAINT, PRINTED))
             if png:
                 written.append(folder / f"{stem}.png")
                 with replacing(written[1]) as partial:
