@@ -43,19 +43,17 @@ def test_independent_studies_of_a_patient_count_nearly_in_full():
     assert high - low == pytest.approx(np.ptp(wilson(right.mean(), 3000)), rel=0.06)
 
 
-def test_the_bootstrap_interval_is_scipys_with_many_patients():
-    values = np.random.default_rng(1).exponential(size=300)
-    rng = np.random.default_rng(2)
-    drawn = values[rng.integers(0, 300, (4000, 300))].mean(1)
-    left_out = (values.sum() - values) / 299
-    expected = bootstrap((values,), np.mean, n_resamples=4000, method="BCa", rng=np.random.default_rng(3))
-    ends = expected.confidence_interval
-    found = bootstrap_interval(values.mean(), drawn, left_out, patients=300)
-    assert found == pytest.approx((ends.low, ends.high), abs=0.015)
-    assert found[1] - values.mean() > 1.05 * (values.mean() - found[0])  # a skewed mean
+@pytest.mark.parametrize("size", [15, 300])
+def test_the_bootstrap_interval_is_scipys_bca_wider_for_few_patients(size):
+    values = np.random.default_rng(1).lognormal(size=size)
+    made = bootstrap((values,), np.mean, n_resamples=5000, method="BCa", rng=np.random.default_rng(3))
+    drawn, left_out = made.bootstrap_distribution, (values.sum() - values) / (size - 1)
+    many = bootstrap_interval(values.mean(), drawn, left_out, patients=10**6)
+    expected = (made.confidence_interval.low, made.confidence_interval.high)
+    assert many == pytest.approx(expected, rel=0.005)
     few = bootstrap_interval(values.mean(), drawn, left_out, patients=10)
-    assert few[0] < found[0]
-    assert found[1] < few[1]
+    assert few[0] < many[0]
+    assert many[1] < few[1]
 
 
 def test_a_bootstrap_interval_stays_within_what_was_drawn():

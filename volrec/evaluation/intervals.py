@@ -91,8 +91,10 @@ def bootstrap_interval(
     """
     ordered = np.sort(drawn)
     count = len(ordered)
-    below = np.searchsorted(ordered, value, "left")
-    above = np.searchsorted(ordered, value, "right")
+    # Resamples that equal the value but for rounding count as half below it.
+    near = 1e-9 * float(ordered[-1] - ordered[0])
+    below = np.searchsorted(ordered, value - near, "left")
+    above = np.searchsorted(ordered, value + near, "right")
     bias = float(ndtri(((below + above) / 2 + 0.5) / (count + 1)))
     jumps = left_out[np.isfinite(left_out)]
     jumps = jumps.mean() - jumps if len(jumps) else jumps
