@@ -48,8 +48,8 @@ def explain(
         list[str] | None,
         Parameter(
             name="--set",
-            help="Option of a method: slab, fill (occlusion; fill is mean, neighbours or minimum), block, stride "
-            "(occlusion-3d), steps (integrated-gradients), e.g. --set slab=3.",
+            help="Option of a method: slab, fill (occlusion; fill is median, mean, neighbours or minimum), block, "
+            "stride (occlusion-3d), steps (integrated-gradients), e.g. --set slab=3.",
         ),
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Where to compute.")] = "auto",

@@ -6,6 +6,7 @@ the methods stand at their functions. All of them give one value a voxel and cha
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -123,7 +124,7 @@ def gradient_shap(
     from captum.attr import GradientShap
 
     def attribute(clip: Tensor) -> Tensor:
-        nothing, spread = empty_clip(clip, empty).contiguous(), noise * float(clip.max() - clip.min())
+        nothing, spread = empty_clip(clip, empty).contiguous(), _spread(clip, noise)
         one = GradientShap(network)
         drawn = (one.attribute(clip, nothing, n_samples=1, stdevs=spread, target=output) for _ in range(samples))
         return _mean(drawn)
@@ -144,7 +145,7 @@ def smoothgrad(
             nt_type="smoothgrad",
             nt_samples=samples,
             nt_samples_batch_size=1,
-            stdevs=noise * float(clip.max() - clip.min()),
+            stdevs=_spread(clip, noise),
             target=output,
         )
 
@@ -157,7 +158,8 @@ def _by_clip(network: nn.Module, x: Tensor, output: int, tick: Tick, attribute: 
     check_output(network, output)
     parts = []
     devices = [x.device] if x.device.type == "cuda" else []
-    with at_rest(network), _nothing_in_place(network), torch.random.fork_rng(devices):
+    with at_rest(network), _nothing_in_place(network), torch.random.fork_rng(devices), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Setting .*hooks")  # they are taken off again
         torch.manual_seed(SEED)
         for number, clip in enumerate(x, 1):
             try:
@@ -185,6 +187,12 @@ def _nothing_in_place(network: nn.Module) -> Iterator[None]:
     finally:
         for module in changed:
             module.inplace = True
+
+
+def _spread(clip: Tensor, noise: float) -> float:
+    """Return the standard deviation of noise that is a share of the range of a clip."""
+    seen = clip.detach()
+    return noise * float(seen.max() - seen.min())
 
 
 def _mean(parts: Iterator[Tensor]) -> Tensor:

@@ -81,9 +81,11 @@ def resampled(array: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
             remedy="Look at the spacing of the study with `volrec inspect`.",
             code="orientation",
         )
+    # Rounding of the inverse would move whole voxels by a hair: the same grid gives the same numbers.
+    to_index = np.round(to_index, 9)
     matrix, offset = to_index[:3, :3], to_index[:3, 3]
     # One factor an axis where the axes run along each other, as they do for whatever preprocessing made: much faster.
-    diagonal = np.abs(matrix - np.diag(np.diag(matrix))).max() < 1e-9
+    diagonal = not np.any(matrix - np.diag(np.diag(matrix)))
     found = affine_transform(
         array,
         np.diag(matrix) if diagonal else matrix,

@@ -143,7 +143,7 @@ METHODS: dict[str, Method] = {
             "How far the output falls when a slice is covered: one value a slice.",
             signed=True,
             per_slice="mean",
-            options={"slab": 1, "fill": "mean"},
+            options={"slab": 1, "fill": "median"},
             reads=frozenset({"empty", "slices"}),
         ),
         _own(
@@ -152,7 +152,7 @@ METHODS: dict[str, Method] = {
             "How far the output falls when a block of voxels is covered; slow for 3D networks.",
             signed=True,
             per_slice="max",
-            options={"block": None, "stride": None, "fill": "mean"},
+            options={"block": None, "stride": None, "fill": "median"},
             reads=_EMPTY,
         ),
         _own(

@@ -99,8 +99,8 @@ def draw_montage(picture: Picture) -> bytes:
     shown = picture.image[chosen]
     low, high = picture.window or _range(shown)
     colours, limits = "coolwarm" if picture.signed else "inferno", _limits(picture.overlay, signed=picture.signed)
-    across = min(COLUMNS, len(chosen))
-    rows = math.ceil(len(chosen) / across)
+    rows = math.ceil(len(chosen) / COLUMNS)
+    across = math.ceil(len(chosen) / rows)
     _, spacing_h, spacing_w = picture.spacing
     ratio = shown.shape[1] * spacing_h / (shown.shape[2] * spacing_w)
     tall = min(2.5, max(0.5, ratio)) * INCH + 0.25

@@ -20,7 +20,7 @@ from volrec.networks.base import SlicewiseNetwork
 
 __all__ = ["FILLS", "occlude_blocks", "occlude_slices"]
 
-FILLS = ("mean", "neighbours", "minimum")
+FILLS = ("median", "mean", "neighbours", "minimum")
 BLOCKS = 8
 """Blocks along each axis of a clip where no size is given: 512 passes a clip at most."""
 
@@ -31,7 +31,7 @@ def occlude_slices(
     output: int,
     *,
     slab: int = 1,
-    fill: str = "mean",
+    fill: str = "median",
     empty: Tensor | None = None,
     slices: Sequence[Tensor] | None = None,
     tick: Tick = resting,
@@ -49,10 +49,11 @@ def occlude_slices(
     slab : int
         Slices that are covered together, an odd number; the result belongs to the one in the middle. A finding over
         several slices shows more clearly where all of them are covered.
-    fill : {"mean", "neighbours", "minimum"}
-        What is put in place: the mean of all other slices of the clip (default: anatomy stays, a finding fades);
-        what lies between the nearest slices that are not covered, by linear interpolation (a finding that goes on in
-        them stays); or an empty canvas.
+    fill : {"median", "mean", "neighbours", "minimum"}
+        What is put in place. ``median``: that of all slices of the clip, voxel by voxel; anatomy stays, and a finding
+        in fewer than half of them is gone. ``mean``: that of the other slices; a finding fades, and stands faintly
+        where there was none. ``neighbours``: between the nearest slices that are not covered, by linear interpolation;
+        a finding that goes on in them stays. ``minimum``: an empty canvas, which the network has not learned from.
     empty : Tensor, optional
         (C,) value of an empty canvas; None: the minimum of each channel of the clip.
     slices : sequence of Tensor, optional
@@ -84,13 +85,13 @@ def occlude_slices(
     with at_rest(network), torch.no_grad():
         for number, clip in enumerate(x):
             shown = torch.arange(clip.shape[1]) if slices is None else torch.as_tensor(slices[number]).cpu()
-            nothing = empty_clip(clip[None], empty)[0]
+            standing = _standing(clip, empty, fill)
             own = torch.unique(shown)
             covered = []
             for place in range(len(own)):
                 slab_slices = own[max(0, place - slab // 2) : place + slab // 2 + 1]
                 covered.append(torch.isin(shown, slab_slices).nonzero().flatten())
-            changes = (_Change(places, _filling(clip, nothing, places, fill)) for places in covered)
+            changes = (_Change(places, _filling(clip, standing, places, fill)) for places in covered)
             drops = _drops(network, clip, output, changes, len(covered), _share(tick, number, len(x)))
             found[number] = drops[torch.searchsorted(own, shown)][:, None, None]
     return found
@@ -103,7 +104,7 @@ def occlude_blocks(
     *,
     block: Sequence[int] | None = None,
     stride: Sequence[int] | None = None,
-    fill: str = "mean",
+    fill: str = "median",
     empty: Tensor | None = None,
     tick: Tick = resting,
 ) -> Tensor:
@@ -146,7 +147,7 @@ def occlude_blocks(
         counts[window] += 1
     with at_rest(network), torch.no_grad():
         for number, clip in enumerate(x):
-            changes = _covered_blocks(clip, empty_clip(clip[None], empty)[0], windows, fill)
+            changes = _covered_blocks(clip, _standing(clip, empty, fill), windows, fill)
             drops = _drops(network, clip, output, changes, len(windows), _share(tick, number, len(x)))
             for window, drop in zip(windows, drops, strict=True):
                 found[number][window] += drop
@@ -161,27 +162,38 @@ class _Change(NamedTuple):
 
 
 def _covered_blocks(
-    clip: Tensor, nothing: Tensor, windows: Sequence[tuple[slice, ...]], fill: str
+    clip: Tensor, standing: Tensor, windows: Sequence[tuple[slice, ...]], fill: str
 ) -> Iterator[_Change]:
     before: slice | None = None
     places = filling = torch.empty(0)
     for along, down, across in windows:
         if along != before:  # blocks of one depth share their filling
             places = torch.arange(along.start, along.stop)
-            filling, before = _filling(clip, nothing, places, fill), along
+            filling, before = _filling(clip, standing, places, fill), along
         images = clip[:, along].clone()
         images[:, :, down, across] = filling[:, :, down, across]
         yield _Change(places, images)
 
 
-def _filling(clip: Tensor, nothing: Tensor, places: Tensor, fill: str) -> Tensor:
-    """Return what is put at some positions (m,) of a clip (C, T', H, W): slices (C, m, H, W)."""
+def _standing(clip: Tensor, empty: Tensor | None, fill: str) -> Tensor:
+    """Return what stands in for any slice (C, T', H, W), as a view: the median of the clip, or an empty canvas."""
+    # The median of a single slice, repeated or not, would cover nothing.
+    if fill == "median" and not torch.equal(clip, clip[:, :1].expand_as(clip)):
+        return clip.median(dim=1, keepdim=True).values.expand_as(clip)
+    return empty_clip(clip[None], empty)[0]
+
+
+def _filling(clip: Tensor, standing: Tensor, places: Tensor, fill: str) -> Tensor:
+    """Return what is put at some positions (m,) of a clip (C, T', H, W): slices (C, m, H, W).
+
+    `standing` (C, T', H, W) is what does not depend on the positions: see `_standing`.
+    """
     where = places.to(clip.device)
     kept = torch.ones(clip.shape[1], dtype=torch.bool, device=clip.device)
     kept[where] = False
     left = kept.nonzero().flatten()
-    if fill == "minimum" or not len(left):
-        return nothing[:, where]
+    if fill in ("median", "minimum") or not len(left):
+        return standing[:, where]
     if fill == "mean":
         return clip[:, left].mean(dim=1, keepdim=True).expand(-1, len(where), -1, -1)
     after = torch.searchsorted(left, where)

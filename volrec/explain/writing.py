@@ -219,7 +219,7 @@ def _picture(explained: Explanation, volume: Volume, intensity: IntensityConfig)
         window=_window(volume, intensity),
         plane=volume.slice_axis,
         signed=evidence.signed,
-        title=f"{explained.study}: {evidence.output}" + ("" if score is None else f", score {score:.3g}"),
+        title=f"{explained.study}: evidence for {evidence.output}" + ("" if score is None else f", score {score:.3g}"),
         subtitle=f"{evidence.method}. {METHODS[evidence.method].summary}",
     )
 
