@@ -17,7 +17,7 @@ from volrec.config import (
     StreamsConfig,
 )
 from volrec.data.targets import head_sizes
-from volrec.errors import RunError
+from volrec.errors import ConfigError, RunError
 from volrec.inference.predictor import Precision, Predictor, best_device
 from volrec.networks import SequenceNetwork
 from volrec.runs import Member, RunFolder
@@ -81,7 +81,11 @@ class LoadedMember:
 
 
 def load_members(
-    run: RunFolder, *, device: torch.device | str | None = None, precision: Precision | None = None
+    run: RunFolder,
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision | None = None,
+    backend: str = "torch",
 ) -> list[LoadedMember]:
     """Load every finished member of a run.
 
@@ -93,14 +97,18 @@ def load_members(
         Where to score; None takes the best there is.
     precision : str, optional
         Arithmetic; None takes the run's.
+    backend : str
+        What computes: ``"torch"``.
 
     Raises
     ------
     RunError
         No finished member; weights or card missing, damaged, or of another version.
     ConfigError
-        The device is not there.
+        The device or the backend is not there.
     """
+    if backend != "torch":
+        raise ConfigError(f"there is no backend {backend!r}.", remedy="Choose torch.", where="backend", code="backend")
     found = best_device("auto" if device is None else str(device))
     arithmetic = run.config.trainer.precision if precision is None else precision
     return [load_member(member, device=found, precision=arithmetic) for member in run.finished_members()]
