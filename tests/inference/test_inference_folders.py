@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from predicting import CONFIG, FACTS, make_run, write_folder
 from scipy.special import expit
 from studies import write_study
-from torch import nn
 
-from volrec.config import TrainConfig, parse_config
 from volrec.data.index import index
 from volrec.data.store import Store
 from volrec.errors import ConfigError, Problem, RunError
@@ -24,38 +23,12 @@ from volrec.inference.tables import target_values
 from volrec.networks import create
 from volrec.runs import RunFolder, member_card
 
-CONFIG = parse_config(
-    {
-        "network": {"name": "slice-mean", "width": 0.125},
-        "preprocess": {"canvas": [None, 16, 16], "spacing": [None, 1.5, 1.5]},
-        "intensity": {"kind": "zscore"},
-        "sampling": {"clip_length": 4},
-    }
-)
 BEFORE, AFTER = ["study", "patient"], ["members", "clips", "slices", "warning"]
-FACTS: dict[str, Any] = {"task": "binary", "targets": ["bleed"], "classes": ["0", "1"], "modality": "CT"}
-
-
-def make_run(path: Path, *, members: int = 1, config: TrainConfig = CONFIG, **facts: Any) -> RunFolder:
-    run = RunFolder.create(path, config)
-    card = {**FACTS, **facts}
-    outputs = 1 if card["task"] == "binary" else len(card["classes"] or card["targets"])
-    for number in range(members):
-        torch.manual_seed(number)
-        network = create("slice-mean", num_classes=outputs, width=0.125)
-        nn.init.normal_(network.classifier.weight)
-        member = run.member(f"fold-{number}")
-        member.save(network, member_card(config, split=member.name, **card))
-        member.finish()
-    return run
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for number in range(3):
-        array = np.random.default_rng(number).normal(0, 100, (6, 16, 16)).astype(np.int16)
-        write_study(tmp_path / "in" / f"p{number}", array=array)
-    return tmp_path / "in"
+    return write_folder(tmp_path / "in")
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,10 @@ def _facts(series: Series, stored: StoredVolume, contract: Contract, learned: Le
     numbers = np.rint(where).astype(int)
     numbers[(numbers < 0) | (numbers >= count)] = -1
     found = differences(series, contract, learned=learned, source=(shape, affine))
-    return Facts(count, numbers, np.interp(where, np.arange(count), known), "; ".join(found))
+    # Resampled slices may lie up to half a slice beyond the first and the last.
+    beyond = known[:1] if count < 2 else 2 * known[[0, -1]] - known[[1, -2]]
+    positions = np.interp(where, np.arange(-1, count + 1), [beyond[0], *known, beyond[-1]])
+    return Facts(count, numbers, positions, "; ".join(found))
 
 
 def _suited(record: StudyRecord, contract: Contract) -> Series:

@@ -26,7 +26,7 @@ FARTHER = 1.5
 """A distance of voxels is told when it is so many times beyond those of the training."""
 LONGER = 2.0
 """A number of slices, or the length that they cover, likewise."""
-CUT = 0.1
+CUT = 0.2
 """A share of a study that is cropped away is told when it is so much more than of any training study."""
 AXES = ("slices", "height", "width")
 
