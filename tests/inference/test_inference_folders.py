@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from predicting import CONFIG, FACTS, make_run, write_folder
 from scipy.special import expit
 from studies import write_study
+from untrained import CONFIG, FACTS, make_run, write_folder
 
 from volrec.data.index import index
 from volrec.data.store import Store

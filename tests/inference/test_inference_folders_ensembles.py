@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from predicting import CONFIG, make_run, write_folder
+from untrained import CONFIG, make_run, write_folder
 
 import volrec
 from volrec.config import parse_config

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from predicting import make_run, write_folder
 from studies import write_study
+from untrained import make_run, write_folder
 
 from volrec.errors import ConfigError, RunError
 from volrec.inference import Ensemble, predict_folder

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from predicting import CONFIG, make_run, write_folder
 from studies import write_study
+from untrained import CONFIG, make_run, write_folder
 
 from volrec.config import parse_config
 from volrec.data.index import index
