@@ -88,10 +88,10 @@ class FusedRun:
         ConfigError
             Also where `also` names a run: the rule knows no others.
         """
-        from volrec.inference.ensembles import member_table
         from volrec.inference.fused import fuse_new_scores
         from volrec.inference.prediction import Options, Scored, predict_runs
         from volrec.inference.protocols import ProtocolChanges
+        from volrec.inference.several import member_table
 
         if also:
             raise ConfigError(

@@ -13,11 +13,11 @@ import torch
 from volrec.errors import Problem, RunError
 from volrec.inference.decoding import Facts, decode_and_score
 from volrec.inference.differences import Learned, learned_from
-from volrec.inference.ensembles import BY_MEMBER, ensemble_table, member_table
 from volrec.inference.members import LoadedMember, load_members
 from volrec.inference.prediction import Options, Scored, common_contract, name_runs, predict_runs
 from volrec.inference.predictor import StudyScore
 from volrec.inference.protocols import ProtocolChanges
+from volrec.inference.several import BY_MEMBER, ensemble_table, member_table
 from volrec.inference.tables import score_table, target_values
 from volrec.runs import RunFolder
 

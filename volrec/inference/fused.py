@@ -15,9 +15,9 @@ import numpy as np
 
 from volrec.errors import Problem, RunError
 from volrec.files import write_atomically
-from volrec.inference.ensembles import common_studies, merged_warnings
 from volrec.inference.fusion import Combination, FusionRule, fused_table, mean_over_folds
 from volrec.inference.joining import Joined, RunTable, join_tables
+from volrec.inference.several import common_studies, merged_warnings
 from volrec.inference.tables import score_columns
 from volrec.inference.uncertainty import uncertainty
 from volrec.runs import RunFolder

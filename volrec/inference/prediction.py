@@ -20,12 +20,12 @@ from volrec.data.targets import head_sizes
 from volrec.errors import Problem, RunError
 from volrec.inference.decoding import Facts, Queue, Waiting, decode_and_score
 from volrec.inference.differences import Learned, learned_from
-from volrec.inference.ensembles import slice_rows
 from volrec.inference.journal import Journal, MemoryRows, Rows, StudyRow
 from volrec.inference.members import Contract, LoadedMember, load_members
 from volrec.inference.outputs import check_out, write_outputs
 from volrec.inference.predictor import StudyScore, best_device
-from volrec.inference.protocols import ProtocolChanges, change_protocol
+from volrec.inference.protocols import ProtocolChanges
+from volrec.inference.several import slice_rows
 from volrec.runs import RunFolder
 from volrec.versions import collect_versions
 from volrec.weights import read_card
@@ -277,12 +277,14 @@ def _open(name: str, run: RunFolder) -> _Opened:
 def _settings(opened: Sequence[_Opened], options: Options, *, slices: bool) -> dict[str, Any]:
     """Return everything that determines a row, beside the files of the study."""
     versions = collect_versions()
+    # ONNX Runtime takes the processor where no device is named.
+    device = options.device or ("cpu" if options.backend == "onnxruntime" else "auto")
     learned = [one.learned and [one.learned.as_dict(), sorted(one.learned.uids)] for one in opened]
     return {
         "runs": [[one.name, *(card["tensors"]["sha256"] for card in one.cards)] for one in opened],
         "training": _digest([[one.cards for one in opened], learned]),
         "precision": [one.run.config.trainer.precision for one in opened],
-        "device": str(best_device("auto" if options.device is None else str(options.device))),
+        "device": str(best_device(str(device))),
         "backend": options.backend,
         "protocol_changes": options.changes.given,
         "slices": slices,
@@ -296,9 +298,8 @@ def _score(
     """Let one run score what it has not scored before."""
     from volrec.data.index import index
 
-    members = load_members(opened.run, device=options.device, backend=options.backend)
+    members = load_members(opened.run, device=options.device, backend=options.backend, changes=options.changes)
     contract = common_contract(opened.run, members)
-    protocols = [change_protocol(member, options.changes) for member in members]
     found = index(folder, series=contract.series, missing_slices=contract.missing_slices, jobs=options.jobs)
     problems = list(found.problems)
     with Queue(found.studies, contract) as queue:
@@ -334,7 +335,7 @@ def _score(
             "name": opened.name,
             "path": str(opened.run.path),
             **{key: opened.cards[0].get(key) for key in RECORDED},
-            "protocol": protocols[0].model_dump(mode="json"),
+            "protocol": members[0].predictor.protocol.model_dump(mode="json"),
             "members": [
                 {"name": member.name, "weights_sha256": card["tensors"]["sha256"]}
                 for member, card in zip(members, opened.cards, strict=True)

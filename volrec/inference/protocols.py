@@ -10,9 +10,8 @@ from pydantic import ValidationError
 
 from volrec.config import ProtocolConfig
 from volrec.errors import ConfigError
-from volrec.inference.members import LoadedMember
 
-__all__ = ["ProtocolChanges", "change_protocol"]
+__all__ = ["ProtocolChanges"]
 
 OWN = "Leave it out for the run's own."
 
@@ -83,21 +82,6 @@ class ProtocolChanges:
             if name in ("overlap", "clips") and (reason := _without_effect(name, changed, sampling)):
                 raise refused(name, f"it would change nothing: {reason}.", "Leave it out.")
         return changed
-
-
-def change_protocol(member: LoadedMember, changes: ProtocolChanges) -> ProtocolConfig:
-    """Let a loaded member score by a changed protocol from now on, and return that.
-
-    Raises
-    ------
-    ConfigError
-        As `ProtocolChanges.applied`.
-    """
-    predictor = member.predictor
-    predictor.protocol = changes.applied(
-        predictor.protocol, sampling=predictor.sampling.train, motion=member.contract.streams.motion
-    )
-    return predictor.protocol
 
 
 def refused(name: str, problem: str, remedy: str) -> ConfigError:
