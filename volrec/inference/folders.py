@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import torch
@@ -35,7 +35,7 @@ def predict_folder(
     out: Path | str | None = None,
     slices: bool = True,
     changes: ProtocolChanges | None = None,
-    backend: str = "torch",
+    backend: Literal["torch", "onnxruntime"] = "torch",
     device: torch.device | str | None = None,
     jobs: int = 0,
     by_member: bool = False,

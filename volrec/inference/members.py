@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -86,7 +86,7 @@ def load_members(
     *,
     device: torch.device | str | None = None,
     precision: Precision | None = None,
-    backend: str = "torch",
+    backend: Literal["torch", "onnxruntime"] = "torch",
     changes: ProtocolChanges | None = None,
 ) -> list[LoadedMember]:
     """Load every finished member of a run.

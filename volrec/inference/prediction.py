@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class Options:
     """
 
     device: torch.device | str | None = None
-    backend: str = "torch"
+    backend: Literal["torch", "onnxruntime"] = "torch"
     jobs: int = 0
     changes: ProtocolChanges = field(default_factory=ProtocolChanges)
     slices: bool = True
