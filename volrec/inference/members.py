@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -17,8 +17,9 @@ from volrec.config import (
     StreamsConfig,
 )
 from volrec.data.targets import head_sizes
-from volrec.errors import RunError
+from volrec.errors import ConfigError, RunError
 from volrec.inference.predictor import Precision, Predictor, best_device
+from volrec.inference.protocols import ProtocolChanges
 from volrec.networks import SequenceNetwork
 from volrec.runs import Member, RunFolder
 from volrec.weights import load_network
@@ -81,7 +82,12 @@ class LoadedMember:
 
 
 def load_members(
-    run: RunFolder, *, device: torch.device | str | None = None, precision: Precision | None = None
+    run: RunFolder,
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision | None = None,
+    backend: Literal["torch", "onnxruntime"] = "torch",
+    changes: ProtocolChanges | None = None,
 ) -> list[LoadedMember]:
     """Load every finished member of a run.
 
@@ -93,20 +99,30 @@ def load_members(
         Where to score; None takes the best there is.
     precision : str, optional
         Arithmetic; None takes the run's.
+    backend : str
+        What computes: ``"torch"``.
+    changes : ProtocolChanges, optional
+        To the protocol of the run.
 
     Raises
     ------
     RunError
         No finished member; weights or card missing, damaged, or of another version.
     ConfigError
-        The device is not there.
+        The device or the backend is not there, or a change of the protocol cannot be.
     """
+    if backend != "torch":
+        raise ConfigError(f"there is no backend {backend!r}.", remedy="Choose torch.", where="backend", code="backend")
     found = best_device("auto" if device is None else str(device))
     arithmetic = run.config.trainer.precision if precision is None else precision
-    return [load_member(member, device=found, precision=arithmetic) for member in run.finished_members()]
+    return [
+        load_member(member, device=found, precision=arithmetic, changes=changes) for member in run.finished_members()
+    ]
 
 
-def load_member(member: Member, *, device: torch.device, precision: Precision = "32") -> LoadedMember:
+def load_member(
+    member: Member, *, device: torch.device, precision: Precision = "32", changes: ProtocolChanges | None = None
+) -> LoadedMember:
     """Load one member; see `load_members`."""
     network, card = load_network(member.weights, device=device)
     try:
@@ -121,11 +137,14 @@ def load_member(member: Member, *, device: torch.device, precision: Precision = 
             intensity=IntensityConfig(**card["intensity"]),
             streams=StreamsConfig(**card.get("streams", {})),  # cards of before there were streams
         )
+        sampling, protocol = SamplingConfig(**card["sampling"]), ProtocolConfig(**card["protocol"])
+        if changes is not None:
+            protocol = changes.applied(protocol, sampling=sampling.train, motion=contract.streams.motion)
         predictor = Predictor(
             network,
             intensity=contract.intensity,
-            sampling=SamplingConfig(**card["sampling"]),
-            protocol=ProtocolConfig(**card["protocol"]),
+            sampling=sampling,
+            protocol=protocol,
             task=contract.task,
             device=device,
             precision=precision,
