@@ -18,6 +18,7 @@ from volrec.config import (
 )
 from volrec.data.targets import head_sizes
 from volrec.errors import RunError
+from volrec.inference.backends import BackendName
 from volrec.inference.predictor import Precision, Predictor, best_device
 from volrec.networks import SequenceNetwork
 from volrec.runs import Member, RunFolder
@@ -81,7 +82,11 @@ class LoadedMember:
 
 
 def load_members(
-    run: RunFolder, *, device: torch.device | str | None = None, precision: Precision | None = None
+    run: RunFolder,
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision | None = None,
+    backend: BackendName = "torch",
 ) -> list[LoadedMember]:
     """Load every finished member of a run.
 
@@ -93,20 +98,29 @@ def load_members(
         Where to score; None takes the best there is.
     precision : str, optional
         Arithmetic; None takes the run's.
+    backend : {"torch", "onnxruntime"}
+        What computes the networks. ONNX Runtime (extra ``onnx``) is for the processor, which is then the device where
+        none is named, and for float32, which is then the precision.
 
     Raises
     ------
     RunError
         No finished member; weights or card missing, damaged, or of another version.
     ConfigError
-        The device is not there.
+        The device is not there, or the backend is not here or not for it.
     """
+    if backend == "onnxruntime":
+        device, precision = device or "cpu", precision or "32"
     found = best_device("auto" if device is None else str(device))
     arithmetic = run.config.trainer.precision if precision is None else precision
-    return [load_member(member, device=found, precision=arithmetic) for member in run.finished_members()]
+    return [
+        load_member(member, device=found, precision=arithmetic, backend=backend) for member in run.finished_members()
+    ]
 
 
-def load_member(member: Member, *, device: torch.device, precision: Precision = "32") -> LoadedMember:
+def load_member(
+    member: Member, *, device: torch.device, precision: Precision = "32", backend: BackendName = "torch"
+) -> LoadedMember:
     """Load one member; see `load_members`."""
     network, card = load_network(member.weights, device=device)
     try:
@@ -132,6 +146,7 @@ def load_member(member: Member, *, device: torch.device, precision: Precision = 
             regression_scaling=card.get("regression"),
             streams=contract.streams,
             heads=head_sizes(contract.task, contract.classes, contract.targets),
+            backend=backend,
         )
     except KeyError as error:
         raise _unfit(member, f"the card of these weights lacks {error}") from error
