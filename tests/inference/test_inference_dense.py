@@ -18,6 +18,7 @@ from volrec.networks import SlicewiseNetwork, create, list_networks, spec
 REFUSED = {"early-fusion": "do not grow", "hidden-two-stream": "no axis of slices"}
 """Networks that read clips and are not local along slices, with what is said of them."""
 DENSE = [name for name in list_networks() if not spec(name).slicewise and name not in REFUSED]
+TRIED = [pytest.param(name, marks=pytest.mark.slow) if name.endswith("-169") else name for name in DENSE]
 DEEP = {"densenet3d-121", "densenet3d-169", "t3d-121", "t3d-169", "i3d"}
 """Whose reach is that of whole studies: tried on lengths of their own."""
 
@@ -54,6 +55,16 @@ def head_of_every_window(network, x: torch.Tensor, length: int) -> torch.Tensor:
         return torch.cat([network.forward_head(maps[:, :, p : p + positions]) for p in runs])
 
 
+def reader(x: torch.Tensor, read: list[int]):
+    """Return what reads a part of the slices, and notes how many."""
+
+    def part(start: int, stop: int) -> torch.Tensor:
+        read.append(stop - start)
+        return x[:, :, start:stop]
+
+    return part
+
+
 @pytest.mark.parametrize("name", [name for name in list_networks() if name not in DENSE])
 def test_networks_that_are_not_convolutional_along_slices_are_refused_with_the_reason(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is not: .*{REFUSED.get(name, 'encodes every slice once')}") as told:
@@ -61,7 +72,7 @@ def test_networks_that_are_not_convolutional_along_slices_are_refused_with_the_r
     assert "--method clips" in str(told.value)
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", TRIED)
 def test_dense_is_the_head_on_every_run_of_positions_of_the_whole_study(name: str) -> None:
     network = lively(name)
     voxels = volume(45)
@@ -77,7 +88,7 @@ def test_dense_is_the_head_on_every_run_of_positions_of_the_whole_study(name: st
     np.testing.assert_allclose(one.logits, whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", TRIED)
 def test_chunks_change_no_number(name: str) -> None:
     network = lively(name, width=1 / 32).double()
     along = dense.along_slices(network)
@@ -92,15 +103,7 @@ def test_chunks_change_no_number(name: str) -> None:
             assert whole.shape[2] == total
             for core in (1, 4, total - 1, total) if name not in DEEP else (total - 2, total // 2):
                 read: list[int] = []
-                chunks = list(
-                    dense.dense_maps(
-                        network.forward_features,
-                        lambda a, b: (read.append(b - a), x[:, :, a:b])[1],
-                        along,
-                        slices,
-                        core=core,
-                    )
-                )
+                chunks = list(dense.dense_maps(network.forward_features, reader(x, read), along, slices, core=core))
                 assert [part.shape[2] for part in chunks[:-1]] == [core] * (len(chunks) - 1)
                 parted = torch.cat(chunks, dim=2)
                 np.testing.assert_allclose(parted, whole, rtol=1e-12, atol=1e-12 * float(whole.abs().max()))
@@ -115,13 +118,13 @@ def test_any_stride_is_found(options: dict) -> None:
     assert along.stride == {"temporal_strides": 6, "norm": 16, "shrink": 48}[next(iter(options))]
     x = torch.randn(1, 1, (sum(along.reach(2)) + 4) * along.stride + 2, 48, 48)
     with torch.no_grad():
-        chunks = dense.dense_maps(network.forward_features, lambda a, b: x[:, :, a:b], along, x.shape[2], core=1)
+        chunks = dense.dense_maps(network.forward_features, reader(x, []), along, x.shape[2], core=1)
         torch.testing.assert_close(torch.cat(list(chunks), dim=2), network.forward_features(x))
 
 
 @pytest.mark.parametrize("norm", ["group", "instance"])
 def test_normalisation_over_the_clip_is_refused(norm: str) -> None:
-    with pytest.raises(ConfigError, match="Norm.* reads the whole clip"):
+    with pytest.raises(ConfigError, match=r"Norm.* reads the whole clip"):
         predictor(lively("c3d", norm=norm), 8)
 
 

@@ -30,7 +30,7 @@ from volrec.transforms.flips import AXES
 
 __all__ = ["AlongSlices", "along_slices", "check_dense", "dense_maps", "dense_outputs"]
 
-NARROW = 1 / 16
+NARROW = 1 / 32
 """Width of the copy."""
 LONGEST = 4096
 """Slices up to which the reach of a position is looked for; nothing reaches further but what reaches everywhere."""
