@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import re
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from volrec.config import IntensityConfig, ProtocolConfig, SamplingConfig
+from volrec.errors import ConfigError
 from volrec.inference import Predictor
+from volrec.inference import onnx_runtime as module
 from volrec.networks import create, list_networks
 
 pytest.importorskip("onnxruntime")
@@ -148,7 +153,5 @@ def test_it_is_for_float32_on_the_processor_and_for_clips() -> None:
 def test_pools_to_so_many_positions_are_torchs(sizes: tuple, kind: str) -> None:
     x = torch.randn(2, 3, *sizes[0])
     pool = getattr(nn.functional, f"adaptive_{kind}_pool3d")
-    found = module._adaptive_pool(
-        x, sizes[1], module.re.match(r"adaptive_(avg|max)_pool(\d)d", f"adaptive_{kind}_pool3d")
-    )
+    found = module._adaptive_pool(x, sizes[1], re.match(r"adaptive_(avg|max)_pool(\d)d", f"adaptive_{kind}_pool3d"))
     torch.testing.assert_close(found, pool(x, sizes[1]))

@@ -189,7 +189,7 @@ def _traced(module: nn.Module, x: Tensor, *, single: bool) -> bytes:
         torch.onnx.export(
             module,
             (x,),
-            file,
+            file,  # type: ignore[arg-type]  # the exporter by tracing writes to files that are open
             dynamo=False,
             input_names=["x"],
             output_names=["y"],
@@ -240,6 +240,9 @@ class _Traceable(TorchFunctionMode):
         if name == "narrow" and len(args) == 4 and args[2] < 0:  # is exported as a slice that ends before it begins
             x, axis, start, length = args
             return func(x, axis, start + int(x.shape[axis]), length)
+        if name == "avg_pool2d":  # a number for both axes is exported as a list of one
+            pairs = [(value,) * 2 if isinstance(value, int) else value for value in args[1:4]]
+            return func(args[0], *pairs, *args[4:], **kwargs)
         pool = re.search(r"adaptive_(avg|max)_pool(\d)d", name)
         if pool:
             pooled = _adaptive_pool(args[0], args[1] if len(args) > 1 else kwargs["output_size"], pool)
@@ -294,5 +297,5 @@ def _digest(network: nn.Module) -> str:
     found = hashlib.sha256(f"{type(network).__qualname__}{network}{getattr(network, 'architecture', '')}".encode())
     for name, tensor in network.state_dict().items():
         found.update(name.encode())
-        found.update(np.ascontiguousarray(tensor.detach().cpu().numpy()))
+        found.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
     return found.hexdigest()
