@@ -240,9 +240,8 @@ class _Traceable(TorchFunctionMode):
         if name == "narrow" and len(args) == 4 and args[2] < 0:  # is exported as a slice that ends before it begins
             x, axis, start, length = args
             return func(x, axis, start + int(x.shape[axis]), length)
-        if name == "avg_pool2d":  # a number for both axes is exported as a list of one
-            pairs = [(value,) * 2 if isinstance(value, int) else value for value in args[1:4]]
-            return func(args[0], *pairs, *args[4:], **kwargs)
+        if name == "avg_pool2d" and args[0].ndim == 3:  # maps without channels are exported as rows
+            return func(args[0][:, None], *args[1:], **kwargs)[:, 0]
         pool = re.search(r"adaptive_(avg|max)_pool(\d)d", name)
         if pool:
             pooled = _adaptive_pool(args[0], args[1] if len(args) > 1 else kwargs["output_size"], pool)
@@ -284,12 +283,15 @@ def _silence() -> Iterator[None]:
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    prints = torch._C._jit_is_onnx_log_enabled()
+    torch._C._jit_set_onnx_log_enabled(False)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
+        torch._C._jit_set_onnx_log_enabled(prints)
 
 
 def _digest(network: nn.Module) -> str:
