@@ -283,15 +283,15 @@ def _silence() -> Iterator[None]:
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    prints = torch._C._jit_is_onnx_log_enabled()
-    torch._C._jit_set_onnx_log_enabled(False)
+    write = torch._C._jit_onnx_log  # the exporter turns its own switch for this on again
+    torch._C._jit_onnx_log = lambda *message: None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
-        torch._C._jit_set_onnx_log_enabled(prints)
+        torch._C._jit_onnx_log = write
 
 
 def _digest(network: nn.Module) -> str:

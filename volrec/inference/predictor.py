@@ -397,7 +397,8 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 def _evaluating(network: nn.Module) -> Iterator[None]:
     """Put a network in evaluation mode for the block, and every part of it back as it was (some may be frozen)."""
     training = [module for module in network.modules() if module.training]
-    network.eval()
+    if training:  # going through all parts of a deep network takes as long as a clip of a narrow one
+        network.eval()
     try:
         yield
     finally:
