@@ -176,6 +176,16 @@ def test_mirrored_views_are_mirrored_studies(flips: list[str], slices: int) -> N
     assert np.abs(each[0] - found).max() > 1e-3
 
 
+def test_views_are_averaged_at_the_same_place_of_the_study() -> None:
+    network = lively("ltc")
+    voxels = volume(96)
+    found = predictor(network, 16, flips=["T"], consensus="max").score(voxels).logits
+    x = torch.from_numpy(voxels)[None, None]
+    there, back = head_of_every_window(network, x, 16), head_of_every_window(network, x.flip(2), 16)
+    expected = ((there + back.flip(0)) / 2).double().amax(0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_stride_reads_interleaved_sequences() -> None:
     network = lively("c3d")
     voxels = volume(51)

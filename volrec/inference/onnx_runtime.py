@@ -1,4 +1,7 @@
-"""Networks computed by ONNX Runtime on the processor (extra ``onnx``): the same numbers in about half the time.
+"""Networks computed by ONNX Runtime on the processor (extra ``onnx``): the same numbers, for some in less time.
+
+Which ones gain depends on the network and the machine: narrow networks of slices do, 3D networks may lose. The script
+``tests/performance/bench_predict.py --only onnx`` tells for the machine that it runs on.
 
 A network becomes a graph on its first use, one for each size of its input: convolutional networks know their sizes
 while they are traced, and no size has to be guessed. A slicewise network becomes two graphs, one that encodes slices
