@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -17,7 +17,8 @@ from volrec.config import (
     StreamsConfig,
 )
 from volrec.data.targets import head_sizes
-from volrec.errors import ConfigError, RunError
+from volrec.errors import RunError
+from volrec.inference.backends import BackendName
 from volrec.inference.predictor import Precision, Predictor, best_device
 from volrec.inference.protocols import ProtocolChanges
 from volrec.networks import SequenceNetwork
@@ -86,7 +87,7 @@ def load_members(
     *,
     device: torch.device | str | None = None,
     precision: Precision | None = None,
-    backend: Literal["torch", "onnxruntime"] = "torch",
+    backend: BackendName = "torch",
     changes: ProtocolChanges | None = None,
 ) -> list[LoadedMember]:
     """Load every finished member of a run.
@@ -99,8 +100,9 @@ def load_members(
         Where to score; None takes the best there is.
     precision : str, optional
         Arithmetic; None takes the run's.
-    backend : str
-        What computes: ``"torch"``.
+    backend : {"torch", "onnxruntime"}
+        What computes the networks. ONNX Runtime (extra ``onnx``) is for the processor, which is then the device where
+        none is named, and for float32, which is then the precision.
     changes : ProtocolChanges, optional
         To the protocol of the run.
 
@@ -109,19 +111,25 @@ def load_members(
     RunError
         No finished member; weights or card missing, damaged, or of another version.
     ConfigError
-        The device or the backend is not there, or a change of the protocol cannot be.
+        The device is not there, the backend is not here or not for it, or a change of the protocol cannot be.
     """
-    if backend != "torch":
-        raise ConfigError(f"there is no backend {backend!r}.", remedy="Choose torch.", where="backend", code="backend")
+    if backend == "onnxruntime":
+        device, precision = device or "cpu", precision or "32"
     found = best_device("auto" if device is None else str(device))
     arithmetic = run.config.trainer.precision if precision is None else precision
     return [
-        load_member(member, device=found, precision=arithmetic, changes=changes) for member in run.finished_members()
+        load_member(member, device=found, precision=arithmetic, backend=backend, changes=changes)
+        for member in run.finished_members()
     ]
 
 
 def load_member(
-    member: Member, *, device: torch.device, precision: Precision = "32", changes: ProtocolChanges | None = None
+    member: Member,
+    *,
+    device: torch.device,
+    precision: Precision = "32",
+    backend: BackendName = "torch",
+    changes: ProtocolChanges | None = None,
 ) -> LoadedMember:
     """Load one member; see `load_members`."""
     network, card = load_network(member.weights, device=device)
@@ -151,6 +159,7 @@ def load_member(
             regression_scaling=card.get("regression"),
             streams=contract.streams,
             heads=head_sizes(contract.task, contract.classes, contract.targets),
+            backend=backend,
         )
     except KeyError as error:
         raise _unfit(member, f"the card of these weights lacks {error}") from error
