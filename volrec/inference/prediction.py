@@ -18,6 +18,7 @@ import torch
 from volrec.config import PreprocessConfig
 from volrec.data.targets import head_sizes
 from volrec.errors import Problem, RunError
+from volrec.inference.decision import Decision, combine
 from volrec.inference.decoding import Facts, Queue, Waiting, decode_and_score
 from volrec.inference.differences import Learned, learned_from
 from volrec.inference.journal import Journal, MemoryRows, Rows, StudyRow
@@ -96,6 +97,8 @@ class ScoredRun:
         What was left out, or assumed.
     facts : dict
         For the record: weights, settings, protocol.
+    decisions : tuple of (Decision or None)
+        Of each member, as its card has it.
     """
 
     name: str
@@ -104,6 +107,7 @@ class ScoredRun:
     studies: dict[str, str]
     problems: list[Problem]
     facts: dict[str, Any]
+    decisions: tuple[Decision | None, ...] = ()
 
     @property
     def naming(self) -> dict[str, Any]:
@@ -325,6 +329,8 @@ def _score(
                 elif isinstance(result, Problem):
                     problems.append(result)
         studies = {one.study: one.source for one in queue.waiting if rows.has(number, one.study, one.source)}
+    decisions = tuple(Decision.from_card(card) for card in opened.cards)
+    together = combine(decisions)
     return ScoredRun(
         opened.name,
         contract,
@@ -340,8 +346,10 @@ def _score(
                 {"name": member.name, "weights_sha256": card["tensors"]["sha256"]}
                 for member, card in zip(members, opened.cards, strict=True)
             ],
+            "decision": [] if together is None else together.describe(),
             "training": None if opened.learned is None else opened.learned.as_dict(),
         },
+        decisions,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from volrec.errors import Problem, RunError
 from volrec.inference.consensus import inverse_link
+from volrec.inference.decision import Decision, combine
 from volrec.inference.joining import RunTable, check_alike, some_names
 from volrec.inference.predictor import StudyScore
 from volrec.inference.tables import prediction_table, score_columns, score_table
@@ -49,10 +50,11 @@ def ensemble_table(scored: Scored) -> tuple[pd.DataFrame, list[Problem]]:
     common, problems = common_studies(
         {run.name: run.studies for run in runs}, {run.name: run.problems for run in runs}, code="not-scored"
     )
+    decision = _decision(runs)
     found = []
     for study in (study for study in first.studies if study in common):
         rows = [scored.row(number, study) for number in range(len(runs))]
-        found.append(_joined(rows, runs))
+        found.append(_joined(rows, runs, decision))
     return prediction_table(found, **first.naming), problems
 
 
@@ -170,7 +172,25 @@ def merged_warnings(warnings: Mapping[str, str]) -> str:
     )
 
 
-def _joined(rows: Sequence[StudyRow], runs: Sequence[ScoredRun]) -> dict[str, Any]:
+def _decision(runs: Sequence[ScoredRun]) -> Decision | None:
+    """Return the decision of all members together; None where one has none, or where outputs stand in another order."""
+    if any(run.naming != runs[0].naming for run in runs):
+        return None
+    return combine([decision for run in runs for decision in run.decisions])
+
+
+def _decided(
+    decision: Decision | None, rows: Sequence[StudyRow], scores: np.ndarray, logits: np.ndarray
+) -> dict[str, Any]:
+    """Return the cells that the decision gives: what is called, and calibrated probabilities."""
+    if decision is None:
+        return {}
+    pairs = [pair for row in rows for pair in zip(row.members, row.member_logits, strict=True)]
+    members = [(own[None], raw[None]) for own, raw in pairs] if decision.members else None
+    return {name: own[0] for name, own in decision.columns(scores[None], logits[None], members=members).items()}
+
+
+def _joined(rows: Sequence[StudyRow], runs: Sequence[ScoredRun], decision: Decision | None) -> dict[str, Any]:
     """Return the cells of one study."""
     first, row = runs[0], rows[0]
     task = first.contract.task
@@ -187,6 +207,7 @@ def _joined(rows: Sequence[StudyRow], runs: Sequence[ScoredRun]) -> dict[str, An
         "patient": row.patient,
         "scores": scores,
         "logits": logits,
+        **_decided(decision, rows, scores, logits),
         **found,
         "members": len(members),
         "clips": sum(one.clips for one in rows),

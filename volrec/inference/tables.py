@@ -116,7 +116,8 @@ def prediction_table(
     Returns
     -------
     DataFrame
-        A row a study, in the order given: ``study, patient, score_…, logit_…``, uncertainty, ``members`` (networks
+        A row a study, in the order given: ``study, patient, score_…, logit_…``, what the decision of the cards gives
+        (``called``, ``calibrated_…``: `volrec.inference.decision`), uncertainty, ``members`` (networks
         that were averaged), ``clips`` (that a network read of it; added up over runs), ``slices`` (of the study) and
         ``warning`` (where it differs from the training data; empty where it does not).
     """
