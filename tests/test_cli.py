@@ -10,11 +10,13 @@ import pytest
 from volrec.cli import app, main
 
 COMMANDS = (
+    "audit",
     "inspect",
     "plan",
     "train",
     "evaluate",
     "explain",
+    "compare",
     "predict",
     "fuse",
     "demo",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from volrec.api import Run as Run
     from volrec.api import audit as audit
     from volrec.api import benchmark as benchmark
+    from volrec.api import compare as compare
     from volrec.api import fuse as fuse
     from volrec.api import import_weights as import_weights
     from volrec.api import index as index
@@ -39,6 +40,7 @@ _HOMES = {
     "Run": "volrec.api",
     "audit": "volrec.api",
     "benchmark": "volrec.api",
+    "compare": "volrec.api",
     "fuse": "volrec.api",
     "import_weights": "volrec.api",
     "index": "volrec.api",

@@ -16,7 +16,7 @@ from scipy.special import expit, log_softmax, softmax
 from sklearn.isotonic import IsotonicRegression
 
 from volrec.config import DecisionConfig
-from volrec.evaluation.calibration import calibration_error, calibration_report, score_quality
+from volrec.evaluation.calibration import calibration_report, score_quality
 from volrec.evaluation.decisions import (
     LEAST_ISOTONIC,
     best_threshold,
@@ -341,18 +341,6 @@ def test_quality_is_that_of_scikit_learn() -> None:
     assert several["log_loss"] == pytest.approx(oracle.log_loss(index, chances))
     assert several["brier"] == pytest.approx(((chances - np.eye(3)[index.astype(int)]) ** 2).sum(1).mean())
     assert score_quality(np.full((3, 1), np.nan), np.ones((3, 1)), **BINARY) == {}
-
-
-def test_calibration_error_is_the_mean_distance_over_bins() -> None:
-    rng = np.random.default_rng(4)
-    chances = rng.random(500)
-    hits = rng.random(500) < chances**1.5
-    expected = 0.0
-    for low in np.arange(10) / 10:
-        own = (chances > low) & (chances <= low + 0.1)
-        expected += own.sum() / 500 * abs(hits[own].mean() - chances[own].mean())
-    assert calibration_error(hits, chances) == pytest.approx(expected)
-    assert np.isnan(calibration_error([], []))
 
 
 def test_each_fold_is_calibrated_in_its_own_way_and_all_are_pooled() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 
@@ -13,6 +14,26 @@ from sklearn import metrics as oracle
 
 from volrec.errors import ConfigError
 from volrec.evaluation import default_metric, higher_is_better, metric_names, study_metric, weighted
+
+
+def oracle_operating_point(y, s, wanted, held, least) -> float:
+    if len(np.unique(y)) < 2:
+        return math.nan
+    false_rate, true_rate, _ = oracle.roc_curve(y, s, drop_intermediate=False)
+    rates = {"sensitivity": true_rate, "specificity": 1 - false_rate}
+    return max(one for one, other in zip(rates[wanted], rates[held], strict=True) if other >= least - 1e-9)
+
+
+def oracle_calibration_error(right, chance) -> float:
+    """Guo et al. 2017, equation 3: bins ((m - 1)/15, m/15], weighted by their studies."""
+    edges = np.linspace(0, 1, 16)
+    total = 0.0
+    for low, high in itertools.pairwise(edges):
+        held = ((chance > low) & (chance <= high)) | ((low == 0) & (chance == 0))
+        if held.any():
+            total += held.sum() / len(chance) * abs(right[held].mean() - chance[held].mean())
+    return total
+
 
 TASKS = ("binary", "multiclass", "multilabel", "regression")
 
@@ -30,7 +51,12 @@ def oracle_binary(y, s) -> dict[str, float]:
             "f1": oracle.f1_score(y, said),
             "sensitivity": oracle.recall_score(y, said) if y.any() else math.nan,
             "specificity": oracle.recall_score(y, said, pos_label=0) if (y == 0).any() else math.nan,
+            "sensitivity_at_90_specificity": oracle_operating_point(y, s, "sensitivity", "specificity", 0.9),
+            "sensitivity_at_95_specificity": oracle_operating_point(y, s, "sensitivity", "specificity", 0.95),
+            "specificity_at_90_sensitivity": oracle_operating_point(y, s, "specificity", "sensitivity", 0.9),
+            "specificity_at_95_sensitivity": oracle_operating_point(y, s, "specificity", "sensitivity", 0.95),
             "brier": oracle.brier_score_loss(y, s, labels=[0, 1], pos_label=1),
+            "ece": oracle_calibration_error(y, s),
             "loss": oracle.log_loss(y, np.clip(s, 1e-7, 1 - 1e-7), labels=[0, 1]),
         }
 
@@ -45,6 +71,8 @@ def oracle_multiclass(y, s) -> dict[str, float]:
         "accuracy": oracle.accuracy_score(y, said),
         "balanced_accuracy": float(np.mean([oracle.accuracy_score(y[y == c], said[y == c]) for c in np.unique(y)])),
         "f1": oracle.f1_score(y, said, average="macro"),
+        "brier": ((s - np.eye(classes)[y]) ** 2).sum(1).mean(),
+        "ece": oracle_calibration_error(said == y, s.max(1)),
         "loss": oracle.log_loss(y, s, labels=range(classes)),
     }
 
@@ -148,7 +176,7 @@ def test_auto_is_the_default_metric_and_directions_are_known():
     assert study_metric("auto", "binary", [0, 1], [0.2, 0.4]) == 1.0
     assert higher_is_better("auc")
     assert higher_is_better("r2")
-    assert not any(higher_is_better(name) for name in ("mae", "rmse", "loss", "brier"))
+    assert not any(higher_is_better(name) for name in ("mae", "rmse", "loss", "brier", "ece"))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -160,6 +188,35 @@ def test_a_perfect_score_is_best_in_every_metric(task):
         best, other = study_metric(name, task, y, perfect), study_metric(name, task, y, worse)
         assert best >= other if higher_is_better(name) else best <= other
         assert best == pytest.approx(1.0 if higher_is_better(name) else 0.0, abs=1e-6)
+
+
+def test_operating_points_of_many_ranks_equal_scikit_learn():
+    rng = np.random.default_rng(7)
+    y = rng.integers(0, 2, 400)
+    s = np.clip(0.3 * y + 0.7 * rng.random(400), 0, 1).round(3)
+    agree({name: study_metric(name, "binary", y, s) for name in metric_names("binary")}, oracle_binary(y, s))
+
+
+def test_a_rate_of_exactly_nine_in_ten_keeps_the_condition():
+    y = np.repeat([0, 1], 10)
+    s = np.r_[np.arange(9), 30, np.arange(10, 20)]  # one of ten without the finding is above all
+    assert study_metric("sensitivity_at_90_specificity", "binary", y, s) == 1
+    assert study_metric("sensitivity_at_95_specificity", "binary", y, s) == 0
+    assert study_metric("specificity_at_90_sensitivity", "binary", y, s) == pytest.approx(0.9)
+    assert study_metric("specificity_at_90_sensitivity", "binary", 1 - y, s) == 0
+
+
+def test_thresholds_may_differ_by_row_and_move_only_what_is_called():
+    rng = np.random.default_rng(8)
+    y, s, cut = rng.integers(0, 2, 60).astype(float), rng.random(60), rng.random(60)
+    found = weighted.binary(y, s, np.ones((1, 60)), threshold=cut)
+    half = weighted.binary(y, s, np.ones((1, 60)))
+    said = s >= cut
+    assert found["accuracy"][0] == pytest.approx(oracle.accuracy_score(y, said))
+    assert found["f1"][0] == pytest.approx(oracle.f1_score(y, said))
+    assert found["sensitivity"][0] == pytest.approx(oracle.recall_score(y, said))
+    for name in ("auc", "average_precision", "brier", "ece", "loss", *weighted.OPERATING_POINTS):
+        assert found[name][0] == half[name][0], name
 
 
 def test_unknown_names_are_answered_with_the_list():

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics as oracle
 
 from volrec.errors import ConfigError, LabelsError
-from volrec.evaluation import evaluate_scores, read_columns, score_columns
+from volrec.evaluation import auc_interval, evaluate_scores, read_columns, score_columns
 from volrec.inference import score_columns as inference_columns
 
 
@@ -42,41 +43,54 @@ def test_values_are_scikit_learns_and_intervals_hold_them():
     assert (found["studies"], found["patients"], found["left_out"]) == (60, 30, 0)
 
 
-def test_intervals_are_the_percentiles_of_a_plain_bootstrap_over_patients():
+def test_every_interval_says_how_it_was_made():
+    methods = {name: entry["method"] for name, entry in binary(table(), resamples=100)["metrics"].items()}
+    assert methods.pop("auc") == "DeLong"
+    assert {methods.pop(name) for name in ("accuracy", "sensitivity", "specificity")} == {"Wilson"}
+    assert methods.pop("ece") == "bins"
+    assert set(methods.values()) == {"bootstrap"}
+
+
+def test_auc_is_delongs_over_patients():
     frame = table(40)
+    found = binary(frame)["metrics"]["auc"]
+    expected = auc_interval(frame["label"] == "yes", frame["score_yes"], patients=frame["patient"])
+    assert found.pop("method") == expected.pop("method") == "DeLong"
+    assert found == pytest.approx(expected)
+
+
+def test_bootstrap_intervals_are_those_of_a_plain_bootstrap_over_patients():
+    frame = table(120)
     rng = np.random.default_rng(5)
-    truth, scores = (frame["label"] == "yes").to_numpy(), frame["score_yes"].to_numpy()
-    groups = list(frame.groupby("patient").indices.values())
-    draws = []
-    for _ in range(1500):
-        rows = np.concatenate([groups[n] for n in rng.integers(0, len(groups), len(groups))])
-        ahead = scores[rows][truth[rows]][:, None] - scores[rows][~truth[rows]]
-        draws.append(np.mean((ahead > 0) + 0.5 * (ahead == 0)))
+    error = (frame["score_yes"] - (frame["label"] == "yes")).to_numpy() ** 2
+    by_patient = error.reshape(-1, 2).mean(1)
+    draws = by_patient[rng.integers(0, 60, (4000, 60))].mean(1)
     low, high = np.percentile(draws, [2.5, 97.5])
-    found = binary(frame, resamples=3000)["metrics"]["auc"]
-    assert found["low"] == pytest.approx(low, abs=0.02)
-    assert found["high"] == pytest.approx(high, abs=0.02)
+    found = binary(frame, resamples=4000)["metrics"]["brier"]
+    assert found["low"] == pytest.approx(low, abs=0.005)
+    assert found["high"] == pytest.approx(high, abs=0.01)
 
 
 def test_patients_are_drawn_whole():
-    frame = table(40, per_patient=1)
+    frame = table(60, per_patient=1)
     frame = frame.loc[frame.index.repeat(6)].reset_index(drop=True)
     apart = frame.assign(patient=frame.index.astype(str))
-    width = {
-        name: (entry := binary(each)["metrics"]["auc"])["high"] - entry["low"]
-        for name, each in {"whole": frame, "apart": apart}.items()
-    }
-    assert width["whole"] == pytest.approx(width["apart"] * np.sqrt(6), rel=0.2)
+    for name in ("auc", "average_precision", "accuracy", "f1", "brier"):
+        width = {
+            key: (entry := binary(each)["metrics"][name])["high"] - entry["low"]
+            for key, each in {"whole": frame, "apart": apart}.items()
+        }
+        assert width["whole"] == pytest.approx(width["apart"] * np.sqrt(6), rel=0.25), name
 
 
 def test_the_same_seed_gives_the_same_interval():
     assert binary(table(), seed=1) == binary(table(), seed=1)
-    assert binary(table(), seed=1)["metrics"]["auc"]["low"] != binary(table(), seed=2)["metrics"]["auc"]["low"]
+    assert binary(table(), seed=1)["metrics"]["f1"]["low"] != binary(table(), seed=2)["metrics"]["f1"]["low"]
 
 
 def test_cutting_the_resamples_into_chunks_changes_the_memory_only(monkeypatch):
     whole = binary(table(), resamples=300)["metrics"]
-    monkeypatch.setattr("volrec.evaluation.tables._CHUNK", 60 * 37)
+    monkeypatch.setattr("volrec.evaluation.resampling._CHUNK", 60 * 37)
     assert binary(table(), resamples=300)["metrics"] == whole
 
 
@@ -123,12 +137,107 @@ def test_a_single_patient_has_values_without_interval():
 def test_too_few_defined_resamples_give_no_interval():
     # One positive in three patients: absent in 30 % of the resamples; one class is left in most with two patients.
     frame = table(3, per_patient=1).assign(label=["yes", "no", "no"])
-    assert binary(frame)["metrics"]["auc"]["low"] is not None
-    found = binary(frame[:2])["metrics"]["auc"]
+    assert binary(frame)["metrics"]["balanced_accuracy"]["low"] is not None
+    found = binary(frame[:2])["metrics"]["balanced_accuracy"]
     assert found["value"] is not None
     assert (found["low"] is None) == ("reason" in found)
-    seen = [binary(frame[:2], seed=seed, resamples=101)["metrics"]["auc"] for seed in range(12)]
+    seen = [binary(frame[:2], seed=seed, resamples=101)["metrics"]["balanced_accuracy"] for seed in range(12)]
     assert any("resamples only" in entry.get("reason", "") for entry in seen)
+
+
+def test_no_metric_at_its_best_has_a_point_for_an_interval():
+    frame = table(24)
+    frame["score_yes"] = (frame["label"] == "yes").astype(float)
+    found = binary(frame.assign(fold=np.arange(24) // 2 % 2))
+    for part in ("metrics", "fold_mean"):
+        for name, entry in found[part].items():
+            if name == "loss":  # has no end to count from
+                continue
+            best = 0.0 if name in {"brier", "ece"} else 1.0
+            assert entry["value"] == best, name
+            assert best in (entry["low"], entry["high"]), name
+            assert 0.03 < entry["high"] - entry["low"] < 0.5, name
+    assert found["metrics"]["sensitivity"]["method"] == "Wilson"
+    assert found["metrics"]["f1"]["method"] == "count of patients"
+    assert found["metrics"]["auc"]["method"] == "Newcombe"
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "multihead"])
+def test_nor_has_one_of_several_classes_labels_or_heads(task):
+    truth = np.arange(24) % 3
+    frame = pd.DataFrame({"patient": [f"p{n}" for n in range(24)], "grade": truth})
+    classes = ("0", "1", "2")
+    if task == "multiclass":
+        targets = ("grade",)
+        frame[[f"score_{name}" for name in classes]] = np.eye(3)[truth]
+    elif task == "multihead":
+        targets, frame["side"] = ("grade", "side"), truth % 2
+        frame[[f"score_grade={name}" for name in classes]] = np.eye(3)[truth]
+        frame[["score_side=0", "score_side=1"]] = np.eye(2)[truth % 2]
+        classes = ("grade=0", "grade=1", "grade=2", "side=0", "side=1")
+    else:
+        classes = targets = ("a", "b")
+        frame["a"], frame["b"] = truth == 0, truth == 1
+        frame["score_a"], frame["score_b"] = frame["a"].astype(float), frame["b"].astype(float)
+    found = evaluate_scores(frame, task=task, classes=classes, targets=targets, resamples=100)
+    parts = [found["metrics"], *(entry["metrics"] for entry in found.get("labels", {}).values())]
+    for metrics in parts:
+        for name, entry in metrics.items():
+            if name != "loss":
+                assert 0.03 < entry["high"] - entry["low"] < 0.6, name
+                assert entry["low"] <= entry["value"] <= entry["high"]
+
+
+def test_thresholds_of_each_fold_are_used_and_told():
+    frame = table(60, folds=2)
+    chosen = {"fold-0": {"yes": 0.3}, "fold-1": {"yes": 0.7}}
+    found = binary(frame, thresholds=chosen, resamples=0)
+    said = frame["score_yes"] >= np.where(frame["fold"] == "fold-0", 0.3, 0.7)
+    truth = frame["label"] == "yes"
+    assert found["thresholds"] == chosen
+    assert found["metrics"]["accuracy"]["value"] == pytest.approx(oracle.accuracy_score(truth, said))
+    assert found["metrics"]["f1"]["value"] == pytest.approx(oracle.f1_score(truth, said))
+    own = frame["fold"] == "fold-1"
+    expected = oracle.recall_score(truth[own], frame.loc[own, "score_yes"] >= 0.7)
+    assert found["folds"]["fold-1"]["metrics"]["sensitivity"] == pytest.approx(expected)
+    assert found["metrics"]["auc"] == binary(frame, resamples=0)["metrics"]["auc"]
+    # Wilson's interval is that of the same calls.
+    entry = binary(frame.assign(patient=frame.index), thresholds=chosen)["metrics"]["accuracy"]
+    right = int((said == truth).sum())
+    interval = binomtest(right, 60).proportion_ci(method="wilson")
+    assert (entry["low"], entry["high"]) == pytest.approx((interval.low, interval.high))
+
+
+def test_rows_of_no_known_fold_take_the_mean_of_the_thresholds():
+    frame = table(30)
+    chosen = {"fold-0": {"yes": 0.2}, "fold-1": {"yes": 0.6}}
+    assert binary(frame, thresholds=chosen, resamples=0)["thresholds"] == {"": {"yes": pytest.approx(0.4)}}
+    one = binary(frame.assign(fold="fold-1"), thresholds=chosen, resamples=0)
+    assert one["thresholds"] == {"fold-1": {"yes": 0.6}}
+    all_rows = {"": {"yes": 0.9}, "fold-0": {"yes": 0.2}}
+    assert binary(frame, thresholds=all_rows, resamples=0)["thresholds"] == {"": {"yes": 0.9}}
+    assert binary(frame, resamples=0)["thresholds"] == {"": {"yes": 0.5}}
+    assert binary(frame[:0], thresholds=chosen, resamples=0)["thresholds"] == {"": {"yes": pytest.approx(0.4)}}
+    for wrong, message in (({"": {"no": 0.5}}, "output 'no'.*Outputs are yes"), ({"": {"yes": np.inf}}, "is inf")):
+        with pytest.raises(ConfigError, match=message):
+            binary(frame, thresholds=wrong)
+
+
+def test_labels_have_thresholds_of_their_own():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"patient": [f"p{n}" for n in range(50)]})
+    for name in ("a", "b"):
+        frame[name], frame[f"score_{name}"] = rng.integers(0, 2, 50), rng.random(50)
+    options = {"task": "multilabel", "classes": ("a", "b"), "targets": ("a", "b"), "resamples": 50}
+    found = evaluate_scores(frame, **options, thresholds={"": {"b": 0.8}})
+    for name, cut in (("a", 0.5), ("b", 0.8)):
+        entry = found["labels"][name]["metrics"]["accuracy"]
+        assert entry["value"] == pytest.approx(oracle.accuracy_score(frame[name], frame[f"score_{name}"] >= cut))
+        assert entry["low"] < entry["value"] < entry["high"]
+    assert found["thresholds"] == {"": {"a": 0.5, "b": 0.8}}
+    assert found["labels"]["a"]["metrics"]["auc"]["method"] == "DeLong"
+    assert found["metrics"]["auc"]["method"] == "bootstrap"
+    assert "thresholds" not in evaluate_scores(frame.assign(a=rng.random(50)), **(options | {"task": "regression"}))
 
 
 def test_folds_are_given_each_as_mean_and_pooled():

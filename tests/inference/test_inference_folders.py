@@ -12,49 +12,23 @@ import pytest
 import torch
 from scipy.special import expit
 from studies import write_study
-from torch import nn
+from untrained import CONFIG, FACTS, make_run, write_folder
 
-from volrec.config import TrainConfig, parse_config
 from volrec.data.index import index
 from volrec.data.store import Store
 from volrec.errors import ConfigError, Problem, RunError
-from volrec.inference import folders, load_members, predict_folder, score_cohort, score_studies, score_table
+from volrec.inference import decoding, load_members, predict_folder, score_cohort, score_studies, score_table
 from volrec.inference.predictor import StudyScore
 from volrec.inference.tables import target_values
 from volrec.networks import create
 from volrec.runs import RunFolder, member_card
 
-CONFIG = parse_config(
-    {
-        "network": {"name": "slice-mean", "width": 0.125},
-        "preprocess": {"canvas": [None, 16, 16], "spacing": [None, 1.5, 1.5]},
-        "intensity": {"kind": "zscore"},
-        "sampling": {"clip_length": 4},
-    }
-)
-FACTS: dict[str, Any] = {"task": "binary", "targets": ["bleed"], "classes": ["0", "1"], "modality": "CT"}
-
-
-def make_run(path: Path, *, members: int = 1, config: TrainConfig = CONFIG, **facts: Any) -> RunFolder:
-    run = RunFolder.create(path, config)
-    card = {**FACTS, **facts}
-    outputs = 1 if card["task"] == "binary" else len(card["classes"] or card["targets"])
-    for number in range(members):
-        torch.manual_seed(number)
-        network = create("slice-mean", num_classes=outputs, width=0.125)
-        nn.init.normal_(network.classifier.weight)
-        member = run.member(f"fold-{number}")
-        member.save(network, member_card(config, split=member.name, **card))
-        member.finish()
-    return run
+BEFORE, AFTER = ["study", "patient"], ["members", "clips", "slices", "warning"]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for number in range(3):
-        array = np.random.default_rng(number).normal(0, 100, (6, 16, 16)).astype(np.int16)
-        write_study(tmp_path / "in" / f"p{number}", array=array)
-    return tmp_path / "in"
+    return write_folder(tmp_path / "in")
 
 
 @dataclass(frozen=True)
@@ -82,8 +56,10 @@ def labelled(folder: Path, **options: Any) -> Labels:
 def test_every_study_gets_a_row_with_the_score_that_the_store_would_give(tmp_path: Path, folder: Path) -> None:
     run = make_run(tmp_path / "run", members=2)
     table, problems = predict_folder(run.path, folder, device="cpu")
-    assert list(table.columns) == ["study", "patient", "score_1", "logit_1", "clips", "warning"]
+    uncertainty = ["spread", "entropy", "disagreement"]
+    assert list(table.columns) == [*BEFORE, "score_1", "logit_1", *uncertainty, *AFTER]
     assert table["study"].tolist() == ["p0", "p1", "p2"]
+    assert table[["members", "clips", "slices"]].to_numpy().tolist() == [[2, 2, 6]] * 3
     assert not [problem for problem in problems if problem.fatal]
     assert (table["warning"] == "").all()
 
@@ -122,14 +98,14 @@ def test_an_unexpected_fault_costs_its_study_alone(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path / "run")
-    decode = folders._decode
+    decode = decoding._decode
 
     def faulty(study: Any, *rest: Any) -> Any:
         if study.study == "p0":
             raise MemoryError("no room")
         return decode(study, *rest)
 
-    monkeypatch.setattr(folders, "_decode", faulty)
+    monkeypatch.setattr(decoding, "_decode", faulty)
     table, problems = predict_folder(run, folder, device="cpu")
     assert table["study"].tolist() == ["p1", "p2"]
     (problem,) = [problem for problem in problems if problem.fatal]
@@ -142,12 +118,12 @@ def test_decoding_runs_ahead_by_a_bounded_number_of_studies(
 ) -> None:
     members = load_members(make_run(tmp_path / "run"), device="cpu")
     started = []
-    decode = folders._decode
-    monkeypatch.setattr(folders, "_decode", lambda series, *rest: started.append(1) or decode(series, *rest))
+    decode = decoding._decode
+    monkeypatch.setattr(decoding, "_decode", lambda series, *rest: started.append(1) or decode(series, *rest))
     studies = index(folder).studies * 5
     scored = score_studies(members, studies)
     next(scored)
-    assert len(started) <= 1 + folders.AHEAD
+    assert len(started) <= 1 + decoding.AHEAD
     assert len(list(scored)) == len(studies) - 1
     before = threading.active_count()
     half = score_studies(members, studies)
@@ -161,7 +137,7 @@ def test_other_modalities_are_scored_with_a_warning_and_the_trained_one_is_prefe
 ) -> None:
     run = make_run(tmp_path / "run", modality="MR")
     table, _ = predict_folder(run, folder, device="cpu")
-    assert table["warning"].unique().tolist() == ["modality CT; the run was trained on MR"]
+    assert table["warning"].unique().tolist() == ["modality CT (the run was trained on MR)"]
 
     def as_mr(data: Any, number: int) -> None:
         data.Modality = "MR"
@@ -170,7 +146,7 @@ def test_other_modalities_are_scored_with_a_warning_and_the_trained_one_is_prefe
     uid = index(folder).studies[0].series.study_uid
     write_study(folder / "p0" / "mr", patient="p0", study_uid=uid, change=as_mr, slices=8)
     table, _ = predict_folder(run, folder, device="cpu")
-    assert table["warning"].tolist() == ["", *["modality CT; the run was trained on MR"] * 2]
+    assert table["warning"].tolist() == ["", *["modality CT (the run was trained on MR)"] * 2]
 
 
 def test_a_folder_whose_studies_all_fail_gives_an_empty_table(
@@ -179,9 +155,9 @@ def test_a_folder_whose_studies_all_fail_gives_an_empty_table(
     def faulty(*given: Any) -> Any:
         raise ValueError("no")
 
-    monkeypatch.setattr(folders, "_decode", faulty)
+    monkeypatch.setattr(decoding, "_decode", faulty)
     table, problems = predict_folder(make_run(tmp_path / "run"), folder, device="cpu")
-    assert list(table.columns) == ["study", "patient", "score_1", "logit_1", "clips", "warning"]
+    assert list(table.columns) == [*BEFORE, "score_1", "logit_1", *AFTER]
     assert len(table) == 0
     assert len([problem for problem in problems if problem.fatal]) == 3
 
@@ -208,7 +184,7 @@ def test_regression_scores_are_in_the_targets_own_units(tmp_path: Path, folder: 
     plain = predict_folder(make_run(tmp_path / "a", **options), folder, device="cpu")[0]
     scaling = {"mean": [3000.0, 50.0], "std": [500.0, 10.0]}
     scaled = predict_folder(make_run(tmp_path / "b", regression=scaling, **options), folder, device="cpu")[0]
-    assert list(scaled.columns) == ["study", "patient", "score_volume", "score_age", "clips", "warning"]
+    assert list(scaled.columns) == [*BEFORE, "score_volume", "score_age", *AFTER]
     np.testing.assert_allclose(scaled["score_volume"], plain["score_volume"] * 500 + 3000)
     np.testing.assert_allclose(scaled["score_age"], plain["score_age"] * 10 + 50)
 

@@ -15,7 +15,8 @@ from volrec.errors import ConfigError, DataError
 from volrec.inference import Ensemble, Predictor
 from volrec.inference import predictor as module
 from volrec.inference.consensus import inverse_link, link, pool
-from volrec.networks import create
+from volrec.inference.slicewise import TOGETHER
+from volrec.networks import create, list_networks, spec
 from volrec.transforms.clips import protocol_clips
 
 PLAIN = IntensityConfig(kind="none")
@@ -56,6 +57,24 @@ def predictor(network: nn.Module, task: str = "binary", **options: object) -> Pr
     return Predictor(network, task=task, **given)  # type: ignore[arg-type]
 
 
+SLICEWISE = [name for name in list_networks() if spec(name).slicewise]
+
+
+def filled(batch: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.cat([batch, batch[-1:].expand(size - len(batch), *batch.shape[1:])])
+
+
+def one_by_one(network: nn.Module, clip: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the logits (1, K) of a clip (1, C, T, H, W) that shares nothing with other clips.
+
+    Batches of slices have the size that they have in the study, and of slice vectors that of `TOGETHER`.
+    """
+    slices = clip[0].transpose(0, 1)
+    parts = [network.encode_slices(filled(part, size))[: len(part)] for part in slices.split(size)]
+    features = torch.cat(parts)[None]
+    return network.aggregate(filled(features, TOGETHER if features.ndim == 3 else 1))[:1]
+
+
 @pytest.mark.parametrize("portion", [1, 5, 100])
 @pytest.mark.parametrize(("stage", "consensus"), [("logits", "mean"), ("probabilities", "mean"), ("logits", "max")])
 def test_slices_encoded_once_give_bit_equal_scores_to_clips_run_one_by_one(
@@ -66,20 +85,45 @@ def test_slices_encoded_once_give_bit_equal_scores_to_clips_run_one_by_one(
     intensity = IntensityConfig(kind="window", windows=["brain", "bone"])
     network = slice_network(channels=2)
     protocol = ProtocolConfig(stage=stage, consensus=consensus, overlap=0.75)
-    found = predictor(network, intensity=intensity, protocol=protocol).score(voxels)
+    scorer = predictor(network, intensity=intensity, protocol=protocol)
+    found = scorer.score(voxels)
 
-    scorer = predictor(network, intensity=intensity)
     clips = protocol_clips(len(voxels), clip_length=8, overlap=0.75)
     assert len(clips) > 4
     table = torch.from_numpy(study_quantiles(voxels))[None]
     network.eval()
+    size = {1: 2, 5: 5, 100: 21}[portion]  # 21 slices: 11 batches of 2, 5 of 5, one of all
     with torch.inference_mode():
-        logits = [network(scorer.input.intensity(torch.from_numpy(voxels[clip])[None, None], table)) for clip in clips]
-    outputs = torch.cat(logits).double().numpy()[:, None]
-    scores, pooled = pool(outputs, task="binary", consensus=consensus, stage=stage)
+        shown = [scorer.input.intensity(torch.from_numpy(voxels[clip])[None, None], table) for clip in clips]
+        logits = torch.cat([one_by_one(network, clip, size) for clip in shown])
+        plain = torch.cat([network(clip) for clip in shown])
+    scores, pooled = pool(logits.double().numpy()[:, None], task="binary", consensus=consensus, stage=stage)
     assert found.clips == len(clips)
     np.testing.assert_array_equal(found.scores, scores)
     np.testing.assert_array_equal(found.logits, pooled)
+    scores, _ = pool(plain.double().numpy()[:, None], task="binary", consensus=consensus, stage=stage)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("overlap", [0.5, 7 / 8])
+@pytest.mark.parametrize("name", SLICEWISE)
+def test_clips_of_every_slicewise_network_share_slices_without_a_changed_bit(name: str, overlap: float) -> None:
+    torch.manual_seed(4)
+    network = create(name, num_classes=3, width=1 / 16)
+    side = max(24, network.smallest[1])
+    voxels = np.random.default_rng(1).normal(size=(21, side, side)).astype(np.float32)
+    protocol = ProtocolConfig(overlap=overlap, stage="logits")
+    found = predictor(network, "multiclass", protocol=protocol).score(voxels)
+    clips = [torch.from_numpy(voxels[clip])[None, None] for clip in protocol_clips(21, clip_length=8, overlap=overlap)]
+    assert found.clips == len(clips) == {0.5: 5, 7 / 8: 14}[overlap]
+    network.eval()
+    with torch.inference_mode():
+        each = torch.cat([one_by_one(network, clip, 21) for clip in clips]).double().numpy()
+        plain = torch.cat([network(clip) for clip in clips]).double().numpy()
+    np.testing.assert_array_equal(
+        found.logits, pool(each[:, None], task="multiclass", consensus="mean", stage="logits")[1]
+    )
+    np.testing.assert_allclose(found.logits, plain.mean(axis=0), rtol=1e-5, atol=1e-5)
 
 
 def test_a_slicewise_network_encodes_each_slice_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +258,40 @@ def test_scores_of_single_slices_are_those_of_studies_of_one_slice() -> None:
     few = strided.score(voxels, per_slice=True).per_slice
     assert few is not None
     assert np.isnan(few).all(axis=1).tolist() == [True] * 4 + [False] * 2 + [True] * 4
+
+
+@pytest.mark.parametrize("stage", ["logits", "probabilities"])
+def test_a_slice_has_the_mean_score_of_the_clips_that_hold_it(stage: str) -> None:
+    torch.manual_seed(0)
+    network = create("c3d", num_classes=2, width=1 / 16).eval()
+    nn.init.normal_(network.get_classifier().weight)
+    voxels = np.random.default_rng(0).normal(size=(21, 24, 24)).astype(np.float32)
+    protocol = ProtocolConfig(stage=stage, consensus="max", clips=2, flips=["W"])
+    scorer = predictor(network, "multiclass", protocol=protocol)
+    found = scorer.score(voxels, per_slice=True).per_slice
+    assert scorer.score(voxels).per_slice is None
+    each = []
+    for clip in ([*range(8)], [*range(13, 21)]):
+        x = torch.from_numpy(voxels[clip])[None, None]
+        with torch.no_grad():
+            views = torch.cat([network(x), network(x.flip(-1))]).double().numpy()
+        each.append(softmax(views, axis=1).mean(0) if stage == "probabilities" else softmax(views.mean(0)))
+    expected = np.full((21, 2), np.nan)
+    expected[:8], expected[13:] = each
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    whole = predictor(network, "multiclass", protocol=ProtocolConfig(overlap=0.5)).score(voxels, per_slice=True)
+    assert np.isfinite(whole.per_slice).all()
+    short = predictor(network, "multiclass").score(voxels[:3], per_slice=True)
+    np.testing.assert_allclose(short.per_slice, np.broadcast_to(short.scores, (3, 2)))
+
+
+def test_slices_between_two_clips_have_the_mean_of_both() -> None:
+    network = Recorder()
+    voxels = volume(12)
+    found = predictor(network, "regression", protocol=ProtocolConfig(clips=2)).score(voxels, per_slice=True).per_slice
+    first, last = (np.array([voxels[part].mean(), voxels[part][0, 0, 0]]) for part in (slice(0, 8), slice(4, 12)))
+    expected = np.concatenate([[first] * 4, [(first + last) / 2] * 4, [last] * 4])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_single_slices_are_scored_as_many_at_a_time_as_a_clip_has(monkeypatch: pytest.MonkeyPatch) -> None:

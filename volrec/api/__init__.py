@@ -1,4 +1,4 @@
-"""The public functions, each a few calls into the rooms: studies, runs, audits, training, weights, fusion, …"""
+"""The public functions, each a few calls into the rooms: studies, runs, audits, training, weights, fusion, videos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from volrec.api.benchmarks import (
     published_tables,
     resume_benchmark,
 )
-from volrec.api.evaluating import evaluate_run
+from volrec.api.comparing import compare, compare_runs
+from volrec.api.evaluating import Evaluation, evaluate, evaluate_run
 from volrec.api.explaining import explain_run
 from volrec.api.fusion import FusedRun, fuse
 from volrec.api.reporting import make_report
@@ -35,6 +36,7 @@ from volrec.api.weights import (
 __all__ = [
     "Benchmark",
     "ConfigLike",
+    "Evaluation",
     "FusedRun",
     "ImagePlan",
     "Plan",
@@ -44,6 +46,9 @@ __all__ = [
     "benchmark",
     "benchmark_results",
     "check_network",
+    "compare",
+    "compare_runs",
+    "evaluate",
     "evaluate_run",
     "explain_run",
     "extract_videos",

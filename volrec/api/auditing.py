@@ -91,7 +91,7 @@ def audit(
     from volrec.api.studies import load
     from volrec.evaluation.audit import AuditSettings, audit_run
     from volrec.inference.studies import open_run
-    from volrec.report.audit_plot import write_audit_plots
+    from volrec.report.audit_plot import audit_plot
 
     opened = load(run) if isinstance(run, (str, Path)) else run
     if isinstance(opened, FusedRun):
@@ -125,7 +125,7 @@ def audit(
         out=place,
         refresh=refresh,
     )
-    write_audit_plots(result, place)
+    audit_plot(result).save(place)
     return {**result, "problems": [*(problem.as_dict() for problem in problems), *result["problems"]]}
 
 

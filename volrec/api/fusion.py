@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from volrec.api.evaluating import evaluate_run, score_labelled
 from volrec.api.settings import destination
@@ -64,23 +64,85 @@ class FusedRun:
         """Fused scores of the runs' own test studies, a row a study."""
         return self.folder.table("scores")
 
-    def predict(self, folder: Path | str, *, device: str = "auto") -> pd.DataFrame:
-        """Score every study of a folder with each run and fuse; the quarantine is in ``.attrs["problems"]``."""
-        from volrec.inference import predict_folder
+    def predict(
+        self,
+        folder: Path | str,
+        *,
+        out: Path | str | None = None,
+        also: Sequence[Path | str | Run] = (),
+        flips: Sequence[str] | None = None,
+        overlap: float | None = None,
+        clips: int | None = None,
+        method: Literal["clips", "dense"] | None = None,
+        slices: bool = True,
+        backend: Literal["torch", "onnxruntime"] = "torch",
+        device: str = "auto",
+        jobs: int = 0,
+    ) -> pd.DataFrame:
+        """Score every study of a folder with each run and fuse; as `Run.predict`.
+
+        Scores of slices are those of each run, with its name in a column ``run``.
+
+        Raises
+        ------
+        ConfigError
+            Also where `also` names a run: the rule knows no others.
+        """
         from volrec.inference.fused import fuse_new_scores
+        from volrec.inference.prediction import Options, Scored, predict_runs
+        from volrec.inference.protocols import ProtocolChanges
+        from volrec.inference.several import member_table
 
-        place = None if device == "auto" else device
+        if also:
+            raise ConfigError(
+                "a fused run has its rule for its own runs, and none for others.",
+                remedy="Fuse all of them, or give the runs themselves: RUN FOLDER --also RUN2.",
+                where="--also",
+                code="fused-run",
+            )
+        sources = self.folder.sources()
 
-        def score(source: Source) -> tuple[pd.DataFrame, list[Problem]]:
-            return predict_folder(source.run, folder, device=place, by_member=True)
+        def combine(scored: Scored) -> tuple[pd.DataFrame, list[Problem]]:
+            place = {run.name: number for number, run in enumerate(scored.runs)}
 
-        table, problems = fuse_new_scores(self.folder, score)
+            def score(source: Source) -> tuple[pd.DataFrame, list[Problem]]:
+                number = place[source.name]
+                return member_table(scored, number), scored.runs[number].problems
+
+            return fuse_new_scores(self.folder, score)
+
+        rule = self.rule
+        table, problems = predict_runs(
+            {source.name: source.run for source in sources},
+            folder,
+            combine=combine,
+            options=Options(
+                device=None if device == "auto" else device,
+                backend=backend,
+                jobs=jobs,
+                changes=ProtocolChanges(flips, overlap, clips, method),
+                slices=slices,
+            ),
+            out=out,
+            facts={"fusion": {"method": rule.method, "stage": rule.stage, "weights": self.weights}},
+        )
         table.attrs["problems"] = [problem.as_dict() for problem in problems]
         return table
 
-    def evaluate(self, folder: Path | str | None = None, *, labels: Path | str | None = None) -> dict[str, Any]:
-        """Metrics with 95 % intervals, of the runs' own test studies or of another folder with labels."""
-        return evaluate_run(self, folder, labels=labels)[0]
+    def evaluate(
+        self,
+        folder: Path | str | None = None,
+        *,
+        labels: Path | str | None = None,
+        by: Sequence[str] = (),
+        resamples: int | None = None,
+    ) -> dict[str, Any]:
+        """Metrics with 95 % intervals, of the runs' own test studies or of another folder with labels.
+
+        `by` names columns of the table of labels (sex, site, age): what is found in their groups is under
+        ``subgroups``; for the rest see `volrec.api.evaluating.evaluate`.
+        """
+        return evaluate_run(self, folder, labels=labels, by=by, resamples=resamples)[0]
 
     def _score_labelled(
         self, folder: Path | str, labels: Path | str | None, *, include_training: bool

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from volrec.api.evaluating import evaluate_run, score_labelled
 from volrec.config import TrainConfig
-from volrec.errors import DataError, Problem
+from volrec.errors import DataError, Problem, RunError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,6 +109,25 @@ def load(path: Path | str) -> Run | FusedRun:
     return Run(folder)
 
 
+def plain_run(path: Path | str) -> RunFolder:
+    """Open a run that scores together with others.
+
+    Raises
+    ------
+    RunError
+        It is no run of ``volrec train``, or a fused one.
+    """
+    run = load(path)
+    if not isinstance(run, Run):
+        raise RunError(
+            "it is a fused run.",
+            remedy="Name the runs that it is made of.",
+            where=path,
+            code="fused-run",
+        )
+    return run.folder
+
+
 class Run:
     """A finished training: its networks, scores and metrics, and what they say of new studies.
 
@@ -161,17 +181,88 @@ class Run:
 
         return [member.network for member in load_members(self.folder)]
 
-    def predict(self, folder: Path | str, *, device: str = "auto") -> pd.DataFrame:
-        """Score every study of a folder: a row a study; what was quarantined is in ``.attrs["problems"]``."""
-        from volrec.inference import predict_folder
+    def predict(
+        self,
+        folder: Path | str,
+        *,
+        out: Path | str | None = None,
+        also: Sequence[Path | str | Run] = (),
+        flips: Sequence[str] | None = None,
+        overlap: float | None = None,
+        clips: int | None = None,
+        method: Literal["clips", "dense"] | None = None,
+        slices: bool = True,
+        backend: Literal["torch", "onnxruntime"] = "torch",
+        device: str = "auto",
+        jobs: int = 0,
+    ) -> pd.DataFrame:
+        """Score every study of a folder, of any length, in memory that does not grow with their number.
 
-        table, problems = predict_folder(self.folder, folder, device=None if device == "auto" else device)
+        Parameters
+        ----------
+        folder : path
+            DICOM or NIfTI studies, any layout.
+        out : path, optional
+            ``scores.csv`` or ``scores.json``: both are written, with ``scores-slices.csv`` and
+            ``scores-quarantine.csv`` where there is something for them. With it, an interrupted call can be made
+            again: it goes on where it was.
+        also : sequence of path or Run
+            More runs of the same targets and classes; each run has one vote.
+        flips, overlap, clips, method
+            In place of the run's own protocol (`volrec.config.ProtocolConfig`), for this prediction.
+        slices : bool
+            Whether scores of single slices are written.
+        backend : {"torch", "onnxruntime"}
+            What computes (extra ``onnx``).
+        device : str
+            Where to compute; ``auto`` takes the best there is.
+        jobs : int
+            Processes that read headers and decode compressed slices; 0 takes the processors at hand.
+
+        Returns
+        -------
+        DataFrame
+            A row a study: ``study, patient, score_…, logit_…``; ``entropy`` of the score in bits, and of several
+            networks ``spread`` and ``disagreement`` (`volrec.inference.uncertainty`); ``members, clips, slices``;
+            ``warning`` where the study differs from the training data. What was left out or assumed is in
+            ``.attrs["problems"]``.
+
+        Raises
+        ------
+        RunError, ConfigError, DataError
+            A run, an option or a folder that cannot be used, or a file that cannot be written.
+        """
+        from volrec.inference import predict_folder
+        from volrec.inference.protocols import ProtocolChanges
+
+        table, problems = predict_folder(
+            self.folder,
+            folder,
+            also=[more.folder if isinstance(more, Run) else plain_run(more) for more in also],
+            out=out,
+            slices=slices,
+            changes=ProtocolChanges(flips, overlap, clips, method),
+            backend=backend,
+            device=None if device == "auto" else device,
+            jobs=jobs,
+        )
         table.attrs["problems"] = [problem.as_dict() for problem in problems]
         return table
 
-    def evaluate(self, folder: Path | str | None = None, *, labels: Path | str | None = None) -> dict[str, Any]:
-        """Metrics with 95 % intervals, of the run's own test studies or of another folder with labels."""
-        return evaluate_run(self, folder, labels=labels)[0]
+    def evaluate(
+        self,
+        folder: Path | str | None = None,
+        *,
+        labels: Path | str | None = None,
+        by: Sequence[str] = (),
+        resamples: int | None = None,
+    ) -> dict[str, Any]:
+        """Metrics with 95 % intervals, of the run's own test studies or of another folder with labels.
+
+        `by` names columns of the table of labels (sex, site, age): what is found in their groups is under
+        ``subgroups``; for the rest see `volrec.api.evaluating.evaluate`.
+        """
+        return evaluate_run(self, folder, labels=labels, by=by, resamples=resamples)[0]
 
     def explain(
         self,

@@ -10,7 +10,7 @@ from volrec.commands.benchmarks import (
     resume_benchmark,
     show_benchmark,
 )
-from volrec.commands.evaluating import evaluate
+from volrec.commands.evaluating import compare, evaluate
 from volrec.commands.explaining import explain
 from volrec.commands.predicting import predict
 from volrec.commands.reporting import make_report
@@ -32,6 +32,7 @@ __all__ = [
     "benchmark",
     "benchmark_protocols",
     "benchmark_table",
+    "compare",
     "demo",
     "evaluate",
     "explain",

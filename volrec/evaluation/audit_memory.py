@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from volrec.inference.backends import TorchBackend
 from volrec.inference.predictor import Predictor
 from volrec.networks.base import SlicewiseNetwork
 
@@ -120,6 +121,7 @@ class Remembering:
             self.predictor = copy.copy(predictor)
             kind = _RememberedSlices if isinstance(network, SlicewiseNetwork) else _RememberedClips
             self.predictor.network = kind(network, self._memory)
+            self.predictor.backend = TorchBackend(self.predictor.network)
 
     def forget(self) -> None:
         """Empty the memory: the next study is another one."""

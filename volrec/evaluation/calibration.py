@@ -6,51 +6,28 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from volrec.evaluation.curves import calibration_points
+from volrec.data.targets import head_sizes
 from volrec.evaluation.decisions import read_logits
+from volrec.evaluation.metrics import study_metric
 from volrec.evaluation.tables import read_columns
-from volrec.inference.decision import Decision, questions
+from volrec.inference.decision import Decision
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["calibration_error", "calibration_report", "score_quality"]
+__all__ = ["calibration_report", "score_quality"]
 
 Array = NDArray[np.float64]
-
-_TINY = 1e-7  # as in the metric "loss": an isotonic curve says 0 and 1
-
-
-def calibration_error(hits: ArrayLike, chances: ArrayLike, *, bins: int = 10) -> float:
-    """Return the expected calibration error: mean distance of observed share and predicted probability over bins.
-
-    Weighted by the studies of each of the equally wide bins (Guo et al., On Calibration of Modern Neural Networks, ICML
-    2017, equation 3).
-
-    Parameters
-    ----------
-    hits, chances : array of shape (N,)
-        0 or 1; probability of 1.
-    bins : int
-        Number of bins of [0, 1].
-    """
-    points = calibration_points(hits, chances, bins=bins)
-    counts = np.asarray(points["studies"], dtype=np.float64)
-    if not len(counts):
-        return float("nan")
-    distance = np.abs(np.asarray(points["observed"]) - np.asarray(points["predicted"]))
-    return float((counts * distance).sum() / counts.sum())
 
 
 def score_quality(
     truth: Array, scores: Array, *, task: str, classes: Sequence[str], targets: Sequence[str]
 ) -> dict[str, float]:
-    """Return Brier score, log loss and calibration error of scores; means over labels or heads where there are several.
+    """Return Brier score, log loss and calibration error of scores, as `study_metric` has them.
 
-    Of exclusive classes the Brier score is the sum over classes (Brier, 1950: from 0 to 2), and the calibration error
-    that of the class with the highest score. Empty where nothing is known.
+    Empty where nothing is known.
 
     Parameters
     ----------
@@ -59,27 +36,10 @@ def score_quality(
     task, classes, targets
         As in the cohort.
     """
-    found: list[tuple[float, float, float]] = []
-    for place, one in enumerate(questions(task, classes=classes, targets=targets)):
-        own = scores[:, list(one.columns)]
-        known = np.isfinite(truth[:, place]) & np.isfinite(own).all(1)
-        if not known.any():
-            continue
-        labels, chances = truth[known, place].astype(int), own[known]
-        if one.has_threshold:
-            yes = chances[:, 0]
-            brier = np.mean((yes - labels) ** 2)
-            given = np.where(labels == 1, yes, 1 - yes)
-            error = calibration_error(labels, yes)
-        else:
-            hot = np.eye(len(one.columns))[labels]
-            brier = np.mean(((chances - hot) ** 2).sum(1))
-            given = chances[np.arange(len(labels)), labels]
-            error = calibration_error(chances.argmax(1) == labels, chances.max(1))
-        found.append((float(brier), float(-np.log(np.clip(given, _TINY, 1 - _TINY)).mean()), error))
-    if not found:
-        return {}
-    return dict(zip(("brier", "log_loss", "ece"), map(float, np.mean(found, axis=0)), strict=True))
+    heads = head_sizes(task, classes, targets)
+    names = {"brier": "brier", "log_loss": "loss", "ece": "ece"}
+    found = {name: study_metric(metric, task, truth, scores, heads=heads) for name, metric in names.items()}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def calibration_report(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["calibration_points", "confusion", "pr_points", "roc_points"]
+from volrec.evaluation.intervals import proportion_interval, wilson
+
+__all__ = ["calibration_points", "confusion", "operating_point", "pr_points", "roc_points"]
 
 Array = NDArray[np.float64]
 
@@ -45,27 +49,84 @@ def pr_points(targets: ArrayLike, scores: ArrayLike) -> dict[str, list[float]]:
     }
 
 
-def calibration_points(targets: ArrayLike, scores: ArrayLike, *, bins: int = 10) -> dict[str, list[float]]:
-    """Return mean predicted probability, observed share and number of studies of equally wide bins that hold any.
+def operating_point(
+    targets: ArrayLike, scores: ArrayLike, *, threshold: float = 0.5, patients: ArrayLike | None = None
+) -> dict[str, Any]:
+    """Return sensitivity and specificity at a threshold, for a mark on the ROC curve.
+
+    Parameters
+    ----------
+    targets, scores : array of shape (N,)
+        0/1 and scores.
+    threshold : float
+        "Yes" from here on.
+    patients : array of shape (N,), optional
+        Whose study each row is, for the intervals; without it every row is a patient.
+
+    Returns
+    -------
+    dict
+        ``threshold``; ``sensitivity`` and ``specificity``, each ``value, low, high, studies`` with None where there is
+        no study of that side. The mark stands at (1 - specificity, sensitivity).
+    """
+    truth = np.asarray(targets, dtype=np.float64).reshape(-1)
+    guess = np.asarray(scores, dtype=np.float64).reshape(-1)
+    owners = np.arange(len(truth)) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
+    known = np.isfinite(truth) & np.isfinite(guess)
+    found: dict[str, Any] = {"threshold": float(threshold)}
+    for name, side in (("sensitivity", truth > 0.5), ("specificity", truth <= 0.5)):
+        rows = known & side
+        right = (guess[rows] >= threshold) == (truth[rows] > 0.5)
+        entry: dict[str, Any] = {"value": None, "low": None, "high": None, "studies": int(rows.sum())}
+        if rows.any():
+            low, high = proportion_interval(right, owners[rows])
+            entry |= {"value": float(right.mean()), "low": low, "high": high}
+        found[name] = entry
+    return found
+
+
+def calibration_points(
+    targets: ArrayLike, scores: ArrayLike, *, bins: int = 10, equal: Literal["width", "studies"] = "width"
+) -> dict[str, list[float]]:
+    """Return what was predicted and what was observed in bins of the scores that hold any study.
 
     Parameters
     ----------
     targets, scores : array of shape (N,)
         0/1 and probabilities.
     bins : int
-        Number of bins of [0, 1].
+        Number of bins.
+    equal : {"width", "studies"}
+        Bins of [0, 1] that are equally wide, or that hold about equally many studies (equal scores stay together).
+
+    Returns
+    -------
+    dict
+        For each bin ``predicted`` (mean probability), ``observed`` (share), ``low, high`` (95 % interval of the
+        share, Wilson) and ``studies``.
     """
     truth, guess = _known(targets, scores)
+    even = np.linspace(0, 1, bins + 1)[1:-1]
+    edges = np.quantile(guess, even) if equal == "studies" and len(guess) else even
     # A score on an edge belongs to the lower bin, as in scikit-learn.
-    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], guess)
+    place = np.searchsorted(edges, guess)
     count = np.bincount(place, minlength=bins)
     held = count > 0
     predicted = np.bincount(place, weights=guess, minlength=bins)[held] / count[held]
     observed = np.bincount(place, weights=truth, minlength=bins)[held] / count[held]
-    return {"predicted": predicted.tolist(), "observed": observed.tolist(), "studies": count[held].tolist()}
+    ends = [wilson(share, size) for share, size in zip(observed.tolist(), count[held].tolist(), strict=True)]
+    return {
+        "predicted": predicted.tolist(),
+        "observed": observed.tolist(),
+        "low": [low for low, _ in ends],
+        "high": [high for _, high in ends],
+        "studies": count[held].tolist(),
+    }
 
 
-def confusion(targets: ArrayLike, scores: ArrayLike, *, num_classes: int) -> list[list[int]]:
+def confusion(
+    targets: ArrayLike, scores: ArrayLike, *, num_classes: int, threshold: float | ArrayLike = 0.5
+) -> list[list[int]]:
     """Return the confusion matrix: rows are true classes, columns predicted ones.
 
     Parameters
@@ -73,14 +134,16 @@ def confusion(targets: ArrayLike, scores: ArrayLike, *, num_classes: int) -> lis
     targets : array of shape (N,) or (N, 1)
         Class index (0/1 for binary).
     scores : array of shape (N, K), (N, 1) or (N,)
-        Probabilities of every class, or of the positive class ("yes" from 0.5 on).
+        Probabilities of every class, or of the positive class.
     num_classes : int
         Rows of the matrix.
+    threshold : float, or array of shape (N,)
+        "Yes" from here on, where there is one probability.
     """
     truth = np.asarray(targets, dtype=np.float64).reshape(-1)
     guess = np.asarray(scores, dtype=np.float64).reshape(len(truth), -1)
     known = np.isfinite(truth) & np.isfinite(guess).all(1)
-    said = guess.argmax(1) if guess.shape[1] > 1 else (guess[:, 0] >= 0.5).astype(np.int64)
+    said = guess.argmax(1) if guess.shape[1] > 1 else (guess[:, 0] >= np.asarray(threshold)).astype(np.int64)
     flat = truth[known].astype(np.int64) * num_classes + said[known]
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes).tolist()
 

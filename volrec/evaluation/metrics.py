@@ -24,10 +24,12 @@ _BINARY = (
     "f1",
     "sensitivity",
     "specificity",
+    *weighted.OPERATING_POINTS,
     "brier",
+    "ece",
     "loss",
 )
-_CLASSES = ("auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "loss")
+_CLASSES = ("auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "brier", "ece", "loss")
 _NAMES = {
     "binary": _BINARY,
     "multiclass": _CLASSES,
@@ -35,7 +37,7 @@ _NAMES = {
     "multihead": _CLASSES,
     "regression": ("mae", "rmse", "r2", "loss"),
 }
-_LOWER_IS_BETTER = frozenset({"brier", "loss", "mae", "rmse"})
+_LOWER_IS_BETTER = frozenset({"brier", "ece", "loss", "mae", "rmse"})
 
 
 def metric_names(task: str) -> tuple[str, ...]:
@@ -98,7 +100,13 @@ def study_metric(name: str, task: str, targets: ArrayLike, scores: ArrayLike, *,
 
 
 def all_metrics(
-    task: str, targets: Array, scores: Array, weights: Array, *, heads: Sequence[int] = ()
+    task: str,
+    targets: Array,
+    scores: Array,
+    weights: Array,
+    *,
+    heads: Sequence[int] = (),
+    thresholds: Array | None = None,
 ) -> tuple[dict[str, Array], list[dict[str, Array]]]:
     """Return every metric of a task for many weightings of the studies.
 
@@ -112,6 +120,8 @@ def all_metrics(
         One row a resample.
     heads : sequence of int
         Outputs of each head of a multihead task.
+    thresholds : array of shape (N, K), optional
+        "Yes" from here on, for each row of each binary output; without them from 0.5 on.
 
     Returns
     -------
@@ -134,14 +144,16 @@ def all_metrics(
             else _undefined(names, weights)
         )
         return values, [values]
-    function = weighted.regression if task == "regression" else weighted.binary
     columns = []
     for index in range(targets.shape[1]):
         rows = known[:, index]
-        if rows.any():
-            columns.append(function(targets[rows, index], scores[rows, index], weights[:, rows]))
-        else:
+        own = (targets[rows, index], scores[rows, index], weights[:, rows])
+        if not rows.any():
             columns.append(_undefined(names, weights))
+        elif task == "regression":
+            columns.append(weighted.regression(*own))
+        else:
+            columns.append(weighted.binary(*own, threshold=0.5 if thresholds is None else thresholds[rows, index]))
     if len(columns) == 1:
         return columns[0], columns
     return {name: _mean_known([column[name] for column in columns]) for name in names}, columns

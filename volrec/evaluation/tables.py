@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from volrec.data.targets import head_classes, head_sizes
 from volrec.errors import ConfigError, LabelsError
-from volrec.evaluation.metrics import all_metrics, complete_rows, metric_names
+from volrec.evaluation.metrics import complete_rows, metric_names
+from volrec.evaluation.resampling import LEVEL, Draws, Scored, plain, resampled, with_intervals
 from volrec.inference.consensus import split_heads
 from volrec.inference.tables import score_columns
 
@@ -21,12 +22,6 @@ __all__ = ["evaluate_scores", "read_columns", "score_columns"]
 
 Array = NDArray[np.float64]
 
-_LEVEL = 0.95
-# A chunk of resamples holds at most this many weights (32 MB), whatever the number of studies.
-_CHUNK = 4_000_000
-# Below this share of resamples in which a metric is defined, their percentiles say little.
-_LEAST_DEFINED = 0.5
-
 
 def evaluate_scores(
     table: pd.DataFrame,
@@ -36,6 +31,7 @@ def evaluate_scores(
     targets: Sequence[str],
     resamples: int = 1000,
     seed: int = 0,
+    thresholds: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a score table.
 
@@ -54,22 +50,33 @@ def evaluate_scores(
         Bootstrap resamples of patients; 0 gives values without intervals.
     seed : int
         Seed of the resampling alone.
+    thresholds : mapping, optional
+        From fold ("" for all rows) to output (a score column without "score_") to the score from which a binary output
+        says yes: what was chosen on the validation studies of each fold. Rows of another fold take "", else the mean
+        over folds; outputs that are nowhere take 0.5. Other tasks have none.
 
     Returns
     -------
     dict
         JSON types only. ``task, studies, patients, left_out`` (rows without target or score), ``resamples, level``;
-        ``metrics``: from name to ``{value, low, high}`` over all studies pooled, with ``reason`` where one of them
-        is None; ``labels``: the same for each of several labels, heads or quantities; with folds also ``folds`` (per
-        fold ``studies, patients, metrics`` as plain values) and ``fold_mean`` (mean over folds with interval, patients
-        drawn within each fold).
+        ``metrics``: from name to ``{value, low, high, method}`` over all studies pooled, with ``reason`` where one of
+        them is None; ``labels``: the same for each of several labels, heads or quantities; with folds also ``folds``
+        (per fold ``studies, patients, metrics`` as plain values) and ``fold_mean`` (mean over folds with interval,
+        patients drawn within each fold); for binary outputs ``thresholds``, those used: from fold ("" where there are
+        none) to output to threshold.
 
     Raises
     ------
     LabelsError
         For missing columns or targets that are none of the classes.
     ConfigError
-        For an unknown task, or a negative number of resamples.
+        For an unknown task, a negative number of resamples, or thresholds of outputs that do not exist.
+
+    Notes
+    -----
+    Patients are kept whole in every interval. AUC of a binary output: DeLong (`volrec.evaluation.delong`). Accuracy,
+    and sensitivity and specificity of a binary output: Wilson. ECE: from the error of each
+    bin. All else: bootstrap. Where all resamples agree on 0 or 1, the interval is that of the count of patients.
     """
     if resamples < 0:
         raise ConfigError(
@@ -88,31 +95,38 @@ def evaluate_scores(
         "patients": _count(patients),
         "left_out": int((~usable).sum()),
         "resamples": resamples,
-        "level": _LEVEL,
+        "level": LEVEL,
     }
-    rng = np.random.default_rng(seed)
-    heads = head_sizes(task, classes, targets)
-    point, point_columns = all_metrics(task, truth, scores, np.ones((1, len(truth))), heads=heads)
-    drawn, drawn_columns = _resampled(task, truth, scores, patients, resamples, rng, heads)
-    why = _reason(task, truth, scores, classes)
-    result["metrics"] = _with_intervals(point, drawn, why)
-    if len(targets) > 1:
-        result["labels"] = {}
-        parts = split_heads(scores, heads) if heads else np.split(scores, len(targets), axis=1)
-        named = head_classes(task, classes, targets)
-        for index, name in enumerate(targets):
-            own = _reason(
-                "multiclass" if heads else task, truth[:, [index]], parts[index], named[name] if heads else classes
-            )
-            entry = _with_intervals(point_columns[index], drawn_columns[index], own)
-            result["labels"][name] = {
-                "studies": int(complete_rows(truth, scores, task)[:, index].sum()),
-                "metrics": entry,
-            }
     group = next((name for name in ("fold", "split") if name in rows), None)
-    folds = np.array([]) if group is None else rows[group].astype(str).to_numpy()
+    folds = np.array([""] * len(rows)) if group is None else rows[group].astype(str).to_numpy()
+    cut = None
+    if task in {"binary", "multilabel"}:
+        outputs = [name.removeprefix("score_") for name in score_columns(task, classes=classes, targets=targets)]
+        cut, result["thresholds"] = _row_thresholds(thresholds or {}, outputs, folds)
+    rng = np.random.default_rng(seed)
+    scored = Scored(task, truth, scores, patients, cut, head_sizes(task, classes, targets))
+    ones = np.ones((1, len(truth)))
+    point, point_columns = scored.values(ones)
+    drawn, drawn_columns = resampled(scored, resamples, rng)
+    why = _reason(task, truth, scores, classes)
+    named = head_classes(task, classes, targets)
+    parts = split_heads(scores, scored.heads) if scored.heads else np.split(scores, len(targets), axis=1)
+    entries = []
+    for index, name in enumerate(targets if len(targets) > 1 else ()):
+        own_task = "multiclass" if scored.heads else task
+        reason = _reason(own_task, truth[:, [index]], parts[index], named[name] if scored.heads else classes)
+        own_cut = None if cut is None else cut[:, [index]]
+        own = Scored(own_task, truth[:, [index]], parts[index], patients, own_cut, ())
+        entries.append(with_intervals(point_columns[index], drawn_columns[index], reason, own))
+    result["metrics"] = with_intervals(point, drawn, why, scored, entries)
+    if entries:
+        counts = complete_rows(truth, scores, task).sum(0).tolist()
+        result["labels"] = {
+            name: {"studies": count, "metrics": entry}
+            for name, count, entry in zip(targets, counts, entries, strict=True)
+        }
     if len(set(folds)) > 1:
-        result |= _by_fold(task, truth, scores, patients, folds, resamples, rng, heads)
+        result |= _by_fold(scored, folds, resamples, rng)
     return result
 
 
@@ -172,90 +186,64 @@ def _as_text(value: Any) -> str:
     return str(int(value)) if isinstance(value, (float, np.floating)) and float(value).is_integer() else str(value)
 
 
-def _resampled(
-    task: str,
-    truth: Array,
-    scores: Array,
-    patients: NDArray[np.intp],
-    resamples: int,
-    rng: np.random.Generator,
-    heads: Sequence[int],
-) -> tuple[dict[str, Array], list[dict[str, Array]]]:
-    """Return every metric in `resamples` draws of patients with replacement."""
-    _, owners = np.unique(patients, return_inverse=True)
-    count = _count(owners)
-    names = metric_names(task)
-    width = 1 if task == "multiclass" else truth.shape[1]
-    overall: list[dict[str, Array]] = []
-    columns: list[list[dict[str, Array]]] = []
-    step = max(1, _CHUNK // max(1, len(truth)))
-    if count > 1:
-        for start in range(0, resamples, step):
-            drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - start))
-            one, several = all_metrics(task, truth, scores, drawn[:, owners].astype(np.float64), heads=heads)
-            overall.append(one)
-            columns.append(several)
-    joined = {name: np.concatenate([part[name] for part in overall] or [np.empty(0)]) for name in names}
-    each = [
-        {name: np.concatenate([part[index][name] for part in columns] or [np.empty(0)]) for name in names}
-        for index in range(width)
-    ]
-    return joined, each
+def _row_thresholds(
+    thresholds: Mapping[str, Mapping[str, float]], outputs: Sequence[str], folds: NDArray[Any]
+) -> tuple[Array, dict[str, dict[str, float]]]:
+    """Return the threshold of every row and output, (N, K), and those of each fold that occurs."""
+    for fold, chosen in thresholds.items():
+        for name, value in chosen.items():
+            if name not in outputs:
+                raise ConfigError(
+                    f"thresholds of fold {fold!r} name an output {name!r} that the scores do not have.",
+                    remedy=f"Outputs are {', '.join(outputs)}.",
+                    code="parameter",
+                )
+            if not np.isfinite(value):
+                raise ConfigError(
+                    f"the threshold of {name!r} in fold {fold!r} is {value!r}.",
+                    remedy="Give a number; 2 calls nobody, 0 calls everybody.",
+                    code="parameter",
+                )
+    used: dict[str, dict[str, float]] = {}
+    for fold in sorted(set(folds), key=_natural) or [""]:
+        used[fold] = {}
+        for name in outputs:
+            own = next((thresholds[key][name] for key in (fold, "") if name in thresholds.get(key, {})), None)
+            known = [chosen[name] for chosen in thresholds.values() if name in chosen]
+            used[fold][name] = float(own if own is not None else np.mean(known) if known else 0.5)
+    rows = np.array([[used[fold][name] for name in outputs] for fold in folds], dtype=np.float64)
+    return rows.reshape(len(folds), len(outputs)), used
 
 
-def _by_fold(
-    task: str,
-    truth: Array,
-    scores: Array,
-    patients: NDArray[np.intp],
-    folds: NDArray[Any],
-    resamples: int,
-    rng: np.random.Generator,
-    heads: Sequence[int],
-) -> dict[str, Any]:
+def _by_fold(scored: Scored, folds: NDArray[Any], resamples: int, rng: np.random.Generator) -> dict[str, Any]:
     values: list[dict[str, Array]] = []
-    draws: list[dict[str, Array]] = []
+    draws: list[dict[str, Draws]] = []
     entries: dict[str, dict[str, Any]] = {}
-    for fold in sorted(set(folds), key=_natural):
-        rows = folds == fold
-        point, _ = all_metrics(task, truth[rows], scores[rows], np.ones((1, int(rows.sum()))), heads=heads)
-        drawn, _ = _resampled(task, truth[rows], scores[rows], patients[rows], resamples, rng, heads)
+    parts = {fold: scored.only(folds == fold) for fold in sorted(set(folds), key=_natural)}
+    for fold, own in parts.items():
+        point, _ = own.values(np.ones((1, len(own.truth))))
+        drawn, _ = resampled(own, resamples, rng)
         values.append(point)
         draws.append(drawn)
         entries[fold] = {
-            "studies": int(rows.sum()),
-            "patients": len(np.unique(patients[rows])),
-            "metrics": {name: _plain(value[0]) for name, value in point.items()},
+            "studies": len(own.truth),
+            "patients": len(np.unique(own.patients)),
+            "metrics": {name: plain(value[0]) for name, value in point.items()},
         }
     mean = {name: np.mean([value[name] for value in values], axis=0) for name in values[0]}
     # A fold of one patient has no draws, and then the mean over folds has none.
-    least = min(len(next(iter(drawn.values()))) for drawn in draws)
-    drawn = {name: np.mean([each[name][:least] for each in draws], axis=0) for name in mean}
+    least = min(len(next(iter(drawn.values())).drawn) for drawn in draws)
+    together = {}
+    for name in mean:
+        # Leaving out a patient of a fold moves the mean by its share of what it moves the fold.
+        moved = [
+            mean[name] + (own[name].left_out - value[name]) / len(values)
+            for own, value in zip(draws, values, strict=True)
+        ]
+        together[name] = Draws(np.mean([own[name].drawn[:least] for own in draws], axis=0), np.concatenate(moved))
     absent = {name: [fold for fold, each in entries.items() if each["metrics"][name] is None] for name in mean}
     why = {name: f"not defined in fold {', '.join(found)}" if found else "" for name, found in absent.items()}
-    return {"folds": entries, "fold_mean": _with_intervals(mean, drawn, why)}
-
-
-def _with_intervals(
-    point: dict[str, Array], drawn: dict[str, Array], why: dict[str, str] | str
-) -> dict[str, dict[str, Any]]:
-    out: dict[str, dict[str, Any]] = {}
-    for name, values in point.items():
-        reason = why if isinstance(why, str) else why.get(name, "")
-        entry: dict[str, Any] = {"value": _plain(values[0]), "low": None, "high": None}
-        defined = drawn[name][~np.isnan(drawn[name])]
-        if entry["value"] is None:
-            entry["reason"] = reason or "not defined on these studies"
-        elif len(drawn[name]) == 0:
-            entry["reason"] = "no interval: no resamples were drawn, or there is a single patient"
-        elif len(defined) < _LEAST_DEFINED * len(drawn[name]):
-            entry["reason"] = f"no interval: defined in {len(defined)} of {len(drawn[name])} resamples only"
-        else:
-            tail = 100 * (1 - _LEVEL) / 2
-            low, high = np.percentile(defined, [tail, 100 - tail])
-            entry |= {"low": _plain(low), "high": _plain(high)}
-        out[name] = entry
-    return out
+    return {"folds": entries, "fold_mean": with_intervals(mean, together, why, scored, folds=list(parts.values()))}
 
 
 def _reason(task: str, truth: Array, scores: Array, classes: Sequence[str]) -> str:
@@ -278,10 +266,6 @@ def _reason(task: str, truth: Array, scores: Array, classes: Sequence[str]) -> s
 
 def _count(owners: NDArray[np.intp]) -> int:
     return int(owners.max()) + 1 if len(owners) else 0
-
-
-def _plain(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _natural(fold: str) -> tuple[str, int]:

@@ -16,7 +16,10 @@ import numpy as np
 from volrec.errors import Problem, RunError
 from volrec.files import write_atomically
 from volrec.inference.fusion import Combination, FusionRule, fused_table, mean_over_folds
-from volrec.inference.joining import RunTable, join_tables, some_names
+from volrec.inference.joining import Joined, RunTable, join_tables
+from volrec.inference.several import common_studies, merged_warnings
+from volrec.inference.tables import score_columns
+from volrec.inference.uncertainty import uncertainty
 from volrec.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -333,7 +336,8 @@ def fuse_new_scores(fused: FusedFolder, score: Scorer) -> tuple[pd.DataFrame, li
     Returns
     -------
     DataFrame
-        A row a study that every run could score: ``study, patient``, target columns, ``score_…, logit_…, warning``.
+        A row a study that every run could score: ``study, patient``, target columns, ``score_…, logit_…``, then as
+        `volrec.inference.tables.prediction_table`.
     list of Problem
         Those of the runs, and one a study that some run left without a score.
     """
@@ -345,21 +349,9 @@ def fuse_new_scores(fused: FusedFolder, score: Scorer) -> tuple[pd.DataFrame, li
     for source in sources:
         table, problems[source.name] = score(source)
         tables[source.name] = table.drop(columns="fold") if "" in rule.parts and _single(table) else table
-    scored = {name: set(table["study"].astype(str)) for name, table in tables.items()}
-    common = set.intersection(*scored.values())
-    found = _merged(problems)
-    known = {problem.study for problem in found if problem.fatal}
-    for study in sorted(set.union(*scored.values()) - common - known):
-        lacking = [name for name, studies in scored.items() if study not in studies]
-        found.append(
-            Problem(
-                study,
-                "not-fused",
-                f"it got no score from {some_names(lacking)}.",
-                "Every run must be able to score it: look at its series.",
-                study,
-            )
-        )
+    common, found = common_studies(
+        {name: table["study"].astype(str) for name, table in tables.items()}, problems, code="not-fused"
+    )
     chosen = {name: table[table["study"].astype(str).isin(common)] for name, table in tables.items()}
     if not common:
         return pd.DataFrame(columns=["study", "patient", "warning"]), found
@@ -370,35 +362,43 @@ def fuse_new_scores(fused: FusedFolder, score: Scorer) -> tuple[pd.DataFrame, li
     # Rows in the order in which the first run found the studies.
     order = list(dict.fromkeys(chosen[sources[0].name]["study"].astype(str)))
     fused_scores = fused_scores.set_index("study").loc[order].reset_index()
-    warnings = _warnings(chosen)
-    fused_scores["warning"] = [warnings.get(study, "") for study in order]
-    return fused_scores, found
+    told = _told(rule, joined, fused_scores, chosen)
+    return fused_scores.assign(**{str(name): told[name].to_numpy() for name in told}), found
 
 
 def _single(table: pd.DataFrame) -> bool:
     return "fold" in table and table["fold"].nunique() <= 1
 
 
-def _merged(problems: Mapping[str, list[Problem]]) -> list[Problem]:
-    """Return each problem once, with the runs that met it where not all did."""
-    owners: dict[Problem, list[str]] = {}
-    for name, found in problems.items():
-        for problem in dict.fromkeys(found):
-            owners.setdefault(problem, []).append(name)
-    return [
-        problem if len(names) == len(problems) else replace(problem, reason=f"{', '.join(names)}: {problem.reason}")
-        for problem, names in owners.items()
-    ]
+def _told(rule: FusionRule, joined: Joined, fused: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return what stands beside the fused scores, a row a study in their order: uncertainty, counts, warnings.
 
+    Members are the networks of all runs and folds, each with the same vote; the entropy is that of the fused score.
+    """
+    import pandas as pd
 
-def _warnings(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-    """Return the warnings of each study, with the run that gives them."""
-    found: dict[str, list[str]] = {}
-    for name, table in tables.items():
-        for study, warning in dict(zip(table["study"].astype(str), table["warning"], strict=True)).items():
-            if warning:
-                found.setdefault(study, []).append(f"{name}: {warning}")
-    return {study: "; ".join(lines) for study, lines in found.items()}
+    columns = score_columns(rule.task, classes=rule.classes, targets=rule.targets)
+    names = [column.removeprefix("score_") for column in columns]
+    order = [0] if rule.task == "binary" else [joined.names.index(name) for name in names]
+    whole = fused[columns].to_numpy(dtype=np.float64)
+    places: dict[str, list[int]] = {}
+    for place, study in enumerate(joined.keys["study"]):
+        places.setdefault(study, []).append(place)
+    by_study = {name: table.assign(study=table["study"].astype(str)) for name, table in tables.items()}
+    firsts = {name: table.drop_duplicates("study").set_index("study") for name, table in by_study.items()}
+    found = []
+    for study, scores in zip(fused["study"], whole, strict=True):
+        members = joined.scores[:, places[study]][..., order].reshape(-1, len(order))
+        told: dict[str, Any] = dict(uncertainty(members, task=rule.task, names=names, scores=scores))
+        told["members"] = len(members)
+        own = [table.loc[study] for table in firsts.values()]
+        told |= {"clips": sum(int(one["clips"]) for one in own)} if all("clips" in one for one in own) else {}
+        told |= {"slices": int(own[0]["slices"])} if "slices" in own[0] else {}
+        told["warning"] = merged_warnings(
+            {name: str(one["warning"] or "") for name, one in zip(firsts, own, strict=True)}
+        )
+        found.append(told)
+    return pd.DataFrame(found)
 
 
 def _relative(path: Path, here: Path) -> str | None:

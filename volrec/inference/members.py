@@ -18,7 +18,9 @@ from volrec.config import (
 )
 from volrec.data.targets import head_sizes
 from volrec.errors import RunError
+from volrec.inference.backends import BackendName
 from volrec.inference.predictor import Precision, Predictor, best_device
+from volrec.inference.protocols import ProtocolChanges
 from volrec.networks import SequenceNetwork
 from volrec.runs import Member, RunFolder
 from volrec.weights import load_network
@@ -81,7 +83,12 @@ class LoadedMember:
 
 
 def load_members(
-    run: RunFolder, *, device: torch.device | str | None = None, precision: Precision | None = None
+    run: RunFolder,
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision | None = None,
+    backend: BackendName = "torch",
+    changes: ProtocolChanges | None = None,
 ) -> list[LoadedMember]:
     """Load every finished member of a run.
 
@@ -93,20 +100,37 @@ def load_members(
         Where to score; None takes the best there is.
     precision : str, optional
         Arithmetic; None takes the run's.
+    backend : {"torch", "onnxruntime"}
+        What computes the networks. ONNX Runtime (extra ``onnx``) is for the processor, which is then the device where
+        none is named, and for float32, which is then the precision.
+    changes : ProtocolChanges, optional
+        To the protocol of the run.
 
     Raises
     ------
     RunError
         No finished member; weights or card missing, damaged, or of another version.
     ConfigError
-        The device is not there.
+        The device is not there, the backend is not here or not for it, or a change of the protocol cannot be.
     """
+    if backend == "onnxruntime":
+        device, precision = device or "cpu", precision or "32"
     found = best_device("auto" if device is None else str(device))
     arithmetic = run.config.trainer.precision if precision is None else precision
-    return [load_member(member, device=found, precision=arithmetic) for member in run.finished_members()]
+    return [
+        load_member(member, device=found, precision=arithmetic, backend=backend, changes=changes)
+        for member in run.finished_members()
+    ]
 
 
-def load_member(member: Member, *, device: torch.device, precision: Precision = "32") -> LoadedMember:
+def load_member(
+    member: Member,
+    *,
+    device: torch.device,
+    precision: Precision = "32",
+    backend: BackendName = "torch",
+    changes: ProtocolChanges | None = None,
+) -> LoadedMember:
     """Load one member; see `load_members`."""
     network, card = load_network(member.weights, device=device)
     try:
@@ -121,17 +145,21 @@ def load_member(member: Member, *, device: torch.device, precision: Precision = 
             intensity=IntensityConfig(**card["intensity"]),
             streams=StreamsConfig(**card.get("streams", {})),  # cards of before there were streams
         )
+        sampling, protocol = SamplingConfig(**card["sampling"]), ProtocolConfig(**card["protocol"])
+        if changes is not None:
+            protocol = changes.applied(protocol, sampling=sampling.train, motion=contract.streams.motion)
         predictor = Predictor(
             network,
             intensity=contract.intensity,
-            sampling=SamplingConfig(**card["sampling"]),
-            protocol=ProtocolConfig(**card["protocol"]),
+            sampling=sampling,
+            protocol=protocol,
             task=contract.task,
             device=device,
             precision=precision,
             regression_scaling=card.get("regression"),
             streams=contract.streams,
             heads=head_sizes(contract.task, contract.classes, contract.targets),
+            backend=backend,
         )
     except KeyError as error:
         raise _unfit(member, f"the card of these weights lacks {error}") from error

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, Literal
 
@@ -17,8 +16,12 @@ from volrec.config import IntensityConfig, ProtocolConfig, SamplingConfig, Strea
 from volrec.data.entries import StoredVolume, study_quantiles
 from volrec.data.streams import add_streams, read_streams
 from volrec.errors import ConfigError, DataError
-from volrec.inference.consensus import check_consensus, inverse_link, link, pool
+from volrec.inference.backends import BackendName, make_backend
+from volrec.inference.consensus import check_consensus, link, pool
+from volrec.inference.dense import AlongSlices, check_dense, dense_outputs
+from volrec.inference.ensembles import Ensemble, StudyScore
 from volrec.inference.inputs import make_input
+from volrec.inference.slicewise import score_slicewise
 from volrec.networks.base import SequenceNetwork, SlicewiseNetwork
 from volrec.transforms.clips import protocol_clips
 from volrec.transforms.flips import AXES
@@ -29,41 +32,19 @@ BUDGET = 1 << 20
 """Input voxels (B·C·T'·H·W) of one pass through a network; 64 channels of that size are 270 MB in float32."""
 BUDGET_GPU = 1 << 23
 """The same on a GPU, which needs larger batches to be busy."""
+DENSE_BUDGETS = 4
+"""Budgets of one chunk of the dense protocol: what chunks share is computed for each, so that small ones are dear."""
 
 Precision = Literal["auto", "32", "16", "bf16"]
-
-
-@dataclass(frozen=True, eq=False)
-class StudyScore:
-    """What one study got.
-
-    Attributes
-    ----------
-    scores : ndarray
-        (K',) float64: probability of the positive class (binary, one value), of each class (multiclass; multihead: of
-        each class of each head), of each label (multilabel), or values in the targets' own units (regression).
-    logits : ndarray
-        (K',) float64: the same before sigmoid or softmax; standardised values (regression).
-    clips : int
-        Clips that were pooled.
-    per_slice : ndarray, optional
-        (T, K') float64: scores of every slice alone, NaN for slices in no clip; of slicewise networks, when asked for.
-    members : tuple of StudyScore
-        What each member of an `Ensemble` said, in their order; empty where there was one predictor.
-    """
-
-    scores: np.ndarray
-    logits: np.ndarray
-    clips: int
-    per_slice: np.ndarray | None = None
-    members: tuple[StudyScore, ...] = ()
 
 
 class Predictor:
     """Score whole studies with one network by the protocol.
 
     The network is put in evaluation mode for each study and left as it was; nothing is drawn. A slicewise network
-    encodes each slice once, however clips overlap.
+    encodes each slice once, however clips overlap (`volrec.inference.slicewise`). With ``protocol.method: dense`` a
+    network that is convolutional along slices reads the study as a whole (`volrec.inference.dense`); the number of
+    clips and their overlap then say nothing.
 
     Parameters
     ----------
@@ -87,11 +68,18 @@ class Predictor:
         What the network reads; None: the slices alone.
     heads : sequence of int
         Outputs of each head of a multihead task.
+    backend : {"torch", "onnxruntime"}
+        What computes the network; ONNX Runtime (extra ``onnx``) makes it ready on the first study of each size.
+
+    Attributes
+    ----------
+    network : nn.Module
+        The network, whatever computes it.
 
     Raises
     ------
     ConfigError
-        For a consensus that the task cannot have.
+        For a consensus that the task cannot have, a network that cannot be dense, or a backend that is not here.
     """
 
     def __init__(
@@ -107,6 +95,7 @@ class Predictor:
         regression_scaling: Mapping[str, Sequence[float]] | None = None,
         streams: StreamsConfig | None = None,
         heads: Sequence[int] = (),
+        backend: BackendName = "torch",
     ) -> None:
         check_consensus(protocol.consensus, task=task, stage=protocol.stage)
         self.network = network if device is None else network.to(device)
@@ -122,6 +111,10 @@ class Predictor:
         if regression_scaling is not None:
             mean, std = (np.asarray(regression_scaling[key], dtype=np.float64).reshape(-1) for key in ("mean", "std"))
             self.scaling = mean, std
+        self.backend = make_backend(backend, self.network, device=self.device, precision=precision)
+        self.along: AlongSlices | None = None
+        if protocol.method == "dense":
+            self.along = check_dense(self.network, mode=sampling.train, backend=backend)
 
     @property
     def device(self) -> torch.device:
@@ -145,7 +138,8 @@ class Predictor:
         quantiles : array or tensor, optional
             (1001,) of the study; None takes the stored ones, or those of the array.
         per_slice : bool
-            Add the score of every slice alone (slicewise networks).
+            Add a score for every slice: of a slicewise network that of the slice alone, else the mean over the clips
+            that hold it (see `StudyScore`).
 
         Raises
         ------
@@ -155,23 +149,12 @@ class Predictor:
             When the network cannot read clips of this size.
         """
         stored = self.complete(volume, quantiles)
-        clips = self._clips(stored)
-        slices: np.ndarray | None = None
-        with _evaluating(self.network), torch.inference_mode(), self._autocast():
-            if isinstance(self.network, SlicewiseNetwork):
-                outputs, slices = self._by_slice(self.network, stored, clips, per_slice=per_slice)
-            else:
-                outputs = self._by_clip(stored, clips)
-        _check_finite(outputs)
-        scores, logits = pool(
-            outputs,
-            task=self.task,
-            consensus=self.protocol.consensus,
-            stage=self.protocol.stage,
-            heads=self.heads,
-        )
-        if slices is not None:
-            slices = self._unscaled(link(slices, self.task, heads=self.heads))
+        outputs, clips, alone = self._outputs(stored, per_slice=per_slice)
+        scores, logits = self._pool(outputs)
+        slices = None
+        if per_slice:
+            slices = self._around(outputs, clips, stored.shape[0]) if alone is None else self._link(alone)
+            slices = self._unscaled(slices)
         return StudyScore(self._unscaled(scores), logits, len(clips), slices)
 
     def features(
@@ -194,21 +177,13 @@ class Predictor:
         DataError, ConfigError
             As `score`; ConfigError also for a network that is none of the zoo's kind.
         """
-        network = self.network
-        if not isinstance(network, SequenceNetwork):
+        if not isinstance(self.network, SequenceNetwork):
             raise ConfigError(
-                f"{type(network).__name__} does not say what enters its last layer.",
+                f"{type(self.network).__name__} does not say what enters its last layer.",
                 remedy="Derive it from volrec.networks.SequenceNetwork.",
                 code="no-features",
             )
-        stored = self.complete(volume, quantiles)
-        clips = self._clips(stored)
-        with _evaluating(network), torch.inference_mode(), self._autocast():
-            if isinstance(network, SlicewiseNetwork):
-                outputs, _ = self._by_slice(network, stored, clips, per_slice=False, pre_logits=True)
-            else:
-                outputs = self._by_clip(stored, clips, pre_logits=True)
-        _check_finite(outputs)
+        outputs, _, _ = self._outputs(self.complete(volume, quantiles), pre_logits=True)
         return np.asarray(outputs.mean(axis=(0, 1)))
 
     def complete(
@@ -223,6 +198,23 @@ class Predictor:
     def _unscaled(self, scores: np.ndarray) -> np.ndarray:
         return scores if self.scaling is None else scores * self.scaling[1] + self.scaling[0]
 
+    def _link(self, logits: np.ndarray) -> np.ndarray:
+        return link(logits, self.task, heads=self.heads)
+
+    def _pool(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and logits (K,) of the outputs (clips, views, K) of some clips."""
+        rule = self.protocol
+        return pool(outputs, task=self.task, consensus=rule.consensus, stage=rule.stage, heads=self.heads)
+
+    def _around(self, outputs: np.ndarray, clips: Sequence[np.ndarray], slices: int) -> np.ndarray:
+        """Return the mean score (T, K) of the clips that hold each slice; NaN for slices in none."""
+        total, count = np.zeros((slices, outputs.shape[2])), np.zeros((slices, 1))
+        for index, clip in enumerate(clips):
+            held = np.unique(clip)  # a clip longer than the study holds some slices several times
+            total[held] += self._pool(outputs[index : index + 1])[0]
+            count[held] += 1
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
     def _clips(self, volume: StoredVolume) -> list[np.ndarray]:
         """Return the slices (T',) of every clip of the protocol."""
         return protocol_clips(
@@ -236,57 +228,77 @@ class Predictor:
             snippets=self.protocol.snippets,
         )
 
-    def _by_clip(self, volume: StoredVolume, clips: list[np.ndarray], *, pre_logits: bool = False) -> np.ndarray:
-        """Return the logits (clips, views, K) of a network that reads clips, or what enters its last layer."""
-        run = partial(_before_logits, self.network) if pre_logits else self.network
+    def _outputs(
+        self, volume: StoredVolume, *, per_slice: bool = False, pre_logits: bool = False
+    ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
+        """Return the logits (clips, views, K), the slices of each clip, and logits (T, K) of every slice alone.
+
+        With `pre_logits` what enters the last layer in place of the former; without `per_slice`, and where a network
+        reads clips, None in place of the latter.
+        """
+        alone = None
+        with _evaluating(self.network), torch.inference_mode(), self._autocast():
+            if self.along is not None:
+                outputs, clips = self._densely(volume, self.along, pre_logits=pre_logits)
+            else:
+                clips = self._clips(volume)
+                if isinstance(self.network, SlicewiseNetwork):
+                    outputs, alone = self._by_slice(volume, clips, per_slice=per_slice, pre_logits=pre_logits)
+                else:
+                    outputs = self._by_clip(volume, clips, pre_logits=pre_logits)
+        found = _to_numpy(outputs)
+        _check_finite(found)
+        return found, clips, alone
+
+    def _by_clip(self, volume: StoredVolume, clips: list[np.ndarray], *, pre_logits: bool) -> Tensor:
+        """Return the outputs (clips, views, K) of a network that reads clips."""
         views = self._views()
-        outputs: list[np.ndarray] = []
+        outputs = []
         for part in _portions(clips, self._fitting(len(clips[0]) * volume.shape[1] * volume.shape[2])):
             images = self._input(volume, part)
-            logits = [run(self._seen(images, axes)) for axes in views]
-            outputs.append(_to_numpy(torch.stack(logits, dim=1)))
-        return np.concatenate(outputs)
+            seen = [self.backend.forward(self._seen(images, axes), pre_logits=pre_logits) for axes in views]
+            outputs.append(torch.stack(seen, dim=1))
+        return torch.cat(outputs)
 
     def _by_slice(
-        self,
-        network: SlicewiseNetwork,
-        volume: StoredVolume,
-        clips: list[np.ndarray],
-        *,
-        per_slice: bool,
-        pre_logits: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the logits (clips, views, K), and of each slice alone (T, K), of a slicewise network.
+        self, volume: StoredVolume, clips: list[np.ndarray], *, per_slice: bool, pre_logits: bool
+    ) -> tuple[Tensor, np.ndarray | None]:
+        """Return the outputs (clips, views, K), and logits of each slice alone (T, K), of a slicewise network."""
+        self._check_size(volume, len(clips[0]))
+        return score_slicewise(
+            self.backend,
+            clips,
+            read=lambda part: self._input(volume, [part])[0].transpose(0, 1),
+            mirror=lambda images, axes: self.input.mirror(images[:, :, None], axes)[:, :, 0],
+            views=self._views(),
+            slices=volume.shape[0],
+            most=self._fitting(volume.shape[1] * volume.shape[2]),
+            pre_logits=pre_logits,
+            per_slice=per_slice,
+        )
 
-        With `pre_logits` what enters its last layer in place of the former.
-        """
-        length, shape = len(clips[0]), volume.shape
-        network.check_input(torch.empty((1, self.input.channels, length, *shape[1:]), device="meta"))
-        wanted = np.unique(np.concatenate(clips))
-        # A mirror along T changes the order of the features only; one in plane has to be encoded anew.
-        in_plane = sorted({tuple(axis for axis in axes if axis != AXES["T"]) for axes in self._views()})
-        encoded: dict[tuple[int, ...], list[Tensor]] = {axes: [] for axes in in_plane}
-        # Never a slice by itself: convolutions of a single image take another path, and scores would depend on it.
-        size = max(2, self._fitting(shape[1] * shape[2]))
-        for part in np.array_split(wanted, max(1, len(wanted) // size)):
-            images = self._input(volume, [part])[0].transpose(0, 1)
-            for axes in in_plane:
-                encoded[axes].append(network.encode_slices(self.input.mirror(images[:, :, None], axes)[:, :, 0]))
-        features = {axes: torch.cat(parts) for axes, parts in encoded.items()}
-        places = torch.as_tensor(np.searchsorted(wanted, np.stack(clips)), device=self.device)
-        outputs = []
-        for axes in self._views():
-            own = features[tuple(axis for axis in axes if axis != AXES["T"])]
-            order = places.flip(1) if AXES["T"] in axes else places
-            rows = [network.aggregate(own[clip][None], pre_logits=pre_logits) for clip in order]
-            outputs.append(_to_numpy(torch.cat(rows)))
-        slices = None
-        if per_slice:
-            # As many at a time as a clip has: a network that reads windows repeats each slice to fill one.
-            parts = features[()].split(length)
-            slices = np.full((shape[0], outputs[0].shape[1]), np.nan)
-            slices[wanted] = np.concatenate([_to_numpy(network.slice_logits(part[None])[0]) for part in parts])
-        return np.stack(outputs, axis=1), slices
+    def _densely(
+        self, volume: StoredVolume, along: AlongSlices, *, pre_logits: bool
+    ) -> tuple[Tensor, list[np.ndarray]]:
+        """Return the outputs (windows, views, K) of a network applied to the study as a whole, and their slices."""
+        self._check_size(volume, self.sampling.clip_length)
+        return dense_outputs(
+            self.backend,
+            along,
+            volume.shape[0],
+            clip_length=self.sampling.clip_length,
+            stride=self.sampling.stride,
+            views=self._views(),
+            read=lambda part: self._input(volume, [part]),
+            seen=self._seen,
+            most=DENSE_BUDGETS * self._fitting(volume.shape[1] * volume.shape[2]),
+            pre_logits=pre_logits,
+        )
+
+    def _check_size(self, volume: StoredVolume, slices: int) -> None:
+        """Raise `ConfigError` where the network cannot read clips of so many slices of the study."""
+        network: Any = self.network
+        network.check_input(torch.empty((1, self.input.channels, slices, *volume.shape[1:]), device="meta"))
 
     def _input(self, volume: StoredVolume, clips: Sequence[np.ndarray]) -> Tensor:
         """Return network input (B, C, T', H, W) of clips (T',) of a study."""
@@ -318,43 +330,6 @@ class Predictor:
         if self.precision == "auto" and not torch.cuda.is_bf16_supported():
             half = torch.float16
         return torch.autocast(kind, dtype=half)
-
-
-class Ensemble:
-    """Several predictors as one: the mean of their scores.
-
-    Parameters
-    ----------
-    members : sequence of Predictor
-        Of the same task and outputs.
-    """
-
-    def __init__(self, members: Sequence[Predictor]) -> None:
-        if not members:
-            raise ConfigError("an ensemble needs at least one member, got none.", code="ensemble")
-        self.members = tuple(members)
-        self.task = members[0].task
-
-    def score(
-        self,
-        volume: StoredVolume | np.ndarray | Tensor,
-        quantiles: np.ndarray | Tensor | None = None,
-        *,
-        per_slice: bool = False,
-    ) -> StudyScore:
-        """Score one study with each member; see `Predictor.score`."""
-        first = self.members[0]
-        if first.streams.field is not None:  # computed once for all members
-            volume, quantiles = first.complete(volume, quantiles), None
-        found = [member.score(volume, quantiles, per_slice=per_slice) for member in self.members]
-        if len(found) == 1:
-            return found[0]
-        scores = np.mean([one.scores for one in found], axis=0)
-        regression = self.task == "regression"
-        logits = np.mean([one.logits for one in found], axis=0) if regression else inverse_link(scores, self.task)
-        slices = [one.per_slice for one in found if one.per_slice is not None]
-        per_slice_mean = np.mean(slices, axis=0) if slices else None
-        return StudyScore(scores, logits, found[0].clips, per_slice_mean, tuple(found))
 
 
 def best_device(accelerator: str = "auto") -> torch.device:
@@ -400,12 +375,6 @@ def _stored(volume: StoredVolume | np.ndarray | Tensor, quantiles: np.ndarray | 
     return StoredVolume(array, np.eye(4), study_quantiles(array) if quantiles is None else quantiles)
 
 
-def _before_logits(network: Any, x: Tensor) -> Tensor:
-    """Return what enters the last layer (B, F) for clips (B, C, T', H, W)."""
-    network.check_input(x)
-    return network.forward_head(network.forward_features(x), pre_logits=True)
-
-
 def _check_finite(outputs: np.ndarray) -> None:
     if not np.isfinite(outputs).all():
         raise DataError(
@@ -428,7 +397,8 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 def _evaluating(network: nn.Module) -> Iterator[None]:
     """Put a network in evaluation mode for the block, and every part of it back as it was (some may be frozen)."""
     training = [module for module in network.modules() if module.training]
-    network.eval()
+    if training:  # going through all parts of a deep network takes as long as a clip of a narrow one
+        network.eval()
     try:
         yield
     finally:

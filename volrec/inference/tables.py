@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from volrec.data.labels import Case
     from volrec.inference.predictor import StudyScore
 
-__all__ = ["logit_columns", "score_columns", "score_table", "target_values"]
+__all__ = ["logit_columns", "prediction_table", "score_columns", "score_table", "target_values"]
+
+TRAILING = ("clips", "slices", "warning")
+"""Columns that come last, of those that there are."""
 
 
 def score_columns(task: str, *, classes: Sequence[str], targets: Sequence[str]) -> list[str]:
@@ -91,8 +94,43 @@ def score_table(
         }
         for facts, score in rows
     ]
-    others = [key for row in found for key in row if key not in {*leading, *names, *before, "clips", "warning"}]
-    columns = [*leading, *dict.fromkeys(others), *names, *before, "clips"]
-    if any("warning" in row for row in found):
-        columns.append("warning")
+    others = [key for row in found for key in row if key not in {*leading, *names, *before, *TRAILING}]
+    columns = [*leading, *dict.fromkeys(others), *names, *before]
+    columns += [name for name in TRAILING if name == "clips" or any(name in row for row in found)]
+    return pd.DataFrame(found, columns=columns)
+
+
+def prediction_table(
+    rows: Iterable[Mapping[str, Any]], *, task: str, classes: Sequence[str], targets: Sequence[str]
+) -> pd.DataFrame:
+    """Build the table of a prediction.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        Each with ``study, patient, scores`` (K,), ``logits`` (K,), the columns of `volrec.inference.uncertainty`,
+        ``members, clips, slices`` and ``warning``.
+    task, classes, targets
+        As in the cohort.
+
+    Returns
+    -------
+    DataFrame
+        A row a study, in the order given: ``study, patient, score_…, logit_…``, what the decision of the cards gives
+        (``called``, ``calibrated_…``: `volrec.inference.decision`), uncertainty, ``members`` (networks
+        that were averaged), ``clips`` (that a network read of it; added up over runs), ``slices`` (of the study) and
+        ``warning`` (where it differs from the training data; empty where it does not).
+    """
+    import pandas as pd
+
+    names = score_columns(task, classes=classes, targets=targets)
+    before = logit_columns(task, classes=classes, targets=targets)
+    last = ("members", *TRAILING)
+    found = []
+    for row in rows:
+        scores = dict(zip(names, map(float, row["scores"]), strict=True))
+        logits = dict(zip(before, map(float, row["logits"] if before else ()), strict=True))
+        rest = {key: value for key, value in row.items() if key not in ("scores", "logits")}
+        found.append({"study": rest.pop("study"), "patient": rest.pop("patient"), **scores, **logits, **rest})
+    columns = list(found[0]) if found else ["study", "patient", *names, *before, *last]
     return pd.DataFrame(found, columns=columns)

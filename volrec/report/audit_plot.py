@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matplotlib import rc_context
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from volrec.files import write_atomically
 from volrec.report import plots
 from volrec.report.terminal import NAMES
 
@@ -18,13 +14,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["audit_plot", "write_audit_plots"]
+__all__ = ["audit_plot"]
 
 CHANCE = {"auc": 0.5, "correlation": 0.0}
 NAME = "audit"
 
 
-def audit_plot(audit: Mapping[str, Any]) -> str:
+def audit_plot(audit: Mapping[str, Any]) -> plots.Drawing:
     """Draw a context audit as one SVG element.
 
     Left: the metric of windows of 1, 3, 5 … slices and of the whole studies (square), with its 95 % band; below the
@@ -36,25 +32,13 @@ def audit_plot(audit: Mapping[str, Any]) -> str:
     audit : mapping
         As of `volrec.evaluation.audit.audit_run`.
     """
-    return plots._svg(_draw(audit), NAME)
-
-
-def write_audit_plots(audit: Mapping[str, Any], folder: Path | str) -> tuple[Path, Path]:
-    """Write ``audit.svg`` and ``audit.png`` (200 dots an inch, on white) into a folder and return their paths."""
-    vector, raster = Path(folder) / f"{NAME}.svg", Path(folder) / f"{NAME}.png"
-    head = '<?xml version="1.0" encoding="utf-8"?>\n'
-    write_atomically(vector, head + audit_plot(audit) + "\n")
-    with rc_context(plots._style(NAME)):
-        buffer = io.BytesIO()
-        _draw(audit).savefig(buffer, format="png", dpi=200, facecolor="white")
-    write_atomically(raster, buffer.getvalue())
-    return vector, raster
+    return plots.draw(_draw(audit), NAME)
 
 
 def _draw(audit: Mapping[str, Any]) -> Figure:
     metric = audit["metric"]
     label = NAMES.get(metric, metric)
-    figure, panels = plots._figure(2, name=NAME)
+    figure, panels = plots.new_figure(2, name=NAME)
     # Names of conditions stand where the second panel has its numbers.
     figure.subplots_adjust(wspace=0.62)
     _context(panels[0], audit, label)
@@ -90,7 +74,9 @@ def _context(panel: Axes, audit: Mapping[str, Any], label: str) -> None:
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(FixedLocator(across))
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_xticklabels([f"{point['slices']}\n{point['millimetres']:.0f}" for point in points])
+    panel.set_xticklabels(
+        [f"{'all' if point['whole'] else point['slices']}\n{point['millimetres']:.0f}" for point in points]
+    )
     panel.set_title("most informative slices alone", loc="left")
     panel.set_ylabel(f"{label} (band: 95 %)")
     panel.annotate(

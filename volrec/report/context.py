@@ -37,8 +37,9 @@ def audit(found: Findings) -> str:
     order = f"<p>{escape(ORDER[verdict['order']])}</p>" if verdict.get("order") in ORDER else ""
     caption = (
         f"{name} of {facts['studies']} {facts['part']} studies of {facts['patients']} patients, scored again by the "
-        "networks that had not seen them. Left: only so many slices around the most informative one are shown, which is "
-        "chosen without labels. Right: slices in another order, repeated or left out. Dashed: the studies as they are."
+        "networks that had not seen them. Left: only so many slices around the most informative one are shown, which "
+        "is chosen without labels. Right: slices in another order, repeated or left out. Dashed: the studies as they "
+        "are."
     )
     more = table(["slices shown", f"{name} [95 % interval]", "difference from the studies as they are"], rows)
     return section(
@@ -84,9 +85,9 @@ def gallery(found: Findings, studies: list[ViewerStudy]) -> str:
     if not studies:
         return ""
     lead = (
-        "<p>The studies that went worst, those that the network is least sure of, and those that went best, as they were "
-        "acquired. The overlay shows where the network found what speaks for the class that is named with the map; it is no "
-        "outline of a finding.</p>"
+        "<p>The studies that went worst, those that the network is least sure of, and those that went best, as they "
+        "were acquired. The overlay shows where the network found what speaks for the class that is named with the "
+        "map; it is no outline of a finding.</p>"
     )
     return section("Where it looked", lead, viewer_html(studies, identifier="gallery"))
 

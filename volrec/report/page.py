@@ -10,9 +10,9 @@ __all__ = ["Raw", "anchor", "details", "figure", "navigation", "page", "section"
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2733; --soft: #5b6b7b; --paper: #fbfcfd; --card: #ffffff; --line: #dfe5eb;
-  --accent: #2f80d0; --good: 42, 157, 116; --bad: 209, 73, 91; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e3e9ef; --soft: #98a6b3; --paper: #12181f; --card: #1a222b;
-  --line: #2d3945; } }
+  --accent: #2f80d0; --link: #1d66ac; --good: 42, 157, 116; --bad: 209, 73, 91; }
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #e3e9ef; --soft: #98a6b3; --paper: #12181f;
+  --card: #1a222b; --line: #2d3945; --link: #6db0ee; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 62rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
@@ -22,7 +22,7 @@ h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
 h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
 p, li { margin: .45rem 0; max-width: 46rem; } li { margin: .15rem 0; } ul { padding-left: 1.2rem; margin: .3rem 0; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; font-size: .9rem; margin: 0 0 1rem; }
-a { color: var(--accent); } nav a { text-decoration: none; } nav a:hover, nav a:focus { text-decoration: underline; }
+a { color: var(--link); } nav a { text-decoration: none; } nav a:hover, nav a:focus { text-decoration: underline; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 section { scroll-margin-top: 1rem; }
 .soft, figcaption, .note { color: var(--soft); font-size: .9rem; }
@@ -48,9 +48,10 @@ code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; fo
   overflow-wrap: anywhere; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .4rem; padding: .7rem .9rem;
   white-space: pre-wrap; }
-details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); }
+details { margin: .6rem 0; } summary { cursor: pointer; color: var(--link); }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; }
-@media print { nav { display: none; } body { max-width: none; padding: 0; background: #fff; font-size: 11pt; }
+@media print { :root { color-scheme: light; } nav { display: none; }
+  body { max-width: none; padding: 0; background: #fff; font-size: 11pt; }
   figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
@@ -60,13 +61,22 @@ class Raw(str):
 
 
 def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
-    """Return a whole document; style and script of what is on it are added to its own."""
-    scripts = f"<script>\n{script}\n</script>\n" if script else ""
+    """Return a whole document.
+
+    Parameters
+    ----------
+    title : str
+        Of the window; it is escaped.
+    body : str
+        HTML.
+    style, script : str
+        Of what stands in the body (the slice viewer): CSS after that of the page, and a script at the end.
+    """
+    ending = f"<script>\n{script}</script>\n" if script else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n"
-        f"<body>\n{body}\n{scripts}</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n{body}\n{ending}</body>\n</html>\n"
     )
 
 

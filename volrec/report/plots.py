@@ -35,12 +35,15 @@ __all__ = [
     "precision_recall",
     "roc",
     "scatter",
+    "style_of",
 ]
 
 # Middle tones, told apart with the common colour deficiencies and readable on white and on near-black.
 COLOURS = ("#2f80d0", "#e08214", "#2a9d74", "#b565c9", "#d1495b", "#8c8c3a", "#5e7ce2", "#b07d62")
 INK = "#010203"  # replaced by the page's own text colour
 FAINT = "#010204"  # the same, for grid and reference lines
+PRINTED = "#1c2733"
+"""Ink on paper."""
 GRID = np.linspace(0, 1, 101)
 DOTS_PER_INCH = 300
 """Of PNG files: what journals ask for."""
@@ -65,10 +68,10 @@ class Drawing(str):
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.") or "plot"
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / f"{stem}.svg"]
-        with rc_context(_style(self.name)):
+        with rc_context(style_of(self.name)):
             text = io.StringIO()
             self.figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
-            write_atomically(written[0], text.getvalue())
+            write_atomically(written[0], text.getvalue().replace(INK, PRINTED).replace(FAINT, PRINTED))
             if png:
                 written.append(folder / f"{stem}.png")
                 with replacing(written[1]) as partial:
@@ -239,7 +242,7 @@ def bland_altman(truth: np.ndarray, predicted: np.ndarray, *, name: str) -> Draw
 def new_figure(panels: int, *, name: str, square: bool = False) -> tuple[Figure, Sequence[Axes]]:
     """Return an empty figure and its axes in the style of the report; `name` is that of the plot."""
     width, height = 4.1 * panels, 3.9 if square else 3.3
-    with rc_context(_style(name)):
+    with rc_context(style_of(name)):
         figure = Figure(figsize=(width, height))
         axes = figure.subplots(1, panels, squeeze=False)[0]
     # Margins in inches for five-digit labels; matplotlib's automatic layouts draw everything twice.
@@ -252,7 +255,8 @@ def new_figure(panels: int, *, name: str, square: bool = False) -> tuple[Figure,
     return figure, list(axes)
 
 
-def _style(name: str) -> Any:
+def style_of(name: str) -> Any:
+    """Return the settings of matplotlib that plots of the report are drawn with; `name` is that of the plot."""
     return {
         "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
         "svg.hashsalt": name,  # the same run gives the same file
@@ -274,7 +278,7 @@ def _style(name: str) -> Any:
 
 def draw(figure: Figure, name: str) -> Drawing:
     """Return a figure as an SVG element: scaled by the page, in its font and text colour."""
-    with rc_context(_style(name)):
+    with rc_context(style_of(name)):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

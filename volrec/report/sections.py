@@ -284,7 +284,7 @@ def _threshold_note(found: Findings) -> str:
         where = f"Called from {values} on{own}{how}."
     else:
         where = "Called from 0.5 on: there were no validation studies to choose a threshold."
-    return f"{where} The metrics below that need a threshold use 0.5."
+    return where
 
 
 def _decided(found: Findings) -> str:

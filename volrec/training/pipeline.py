@@ -243,7 +243,7 @@ def _finish(made: _Prepared, tables: Mapping[str, list[pd.DataFrame]], problems:
     """Fit decisions, write scores, metrics and quarantine, and mark the run as complete."""
     from volrec.evaluation import evaluate_scores
     from volrec.evaluation.calibration import calibration_report
-    from volrec.evaluation.decisions import decision_facts
+    from volrec.evaluation.decisions import decision_facts, thresholds_by_fold
 
     run, subject = made.run, made.subject
     naming: dict[str, Any] = {"task": subject.task, "classes": subject.classes, "targets": subject.targets}
@@ -259,7 +259,7 @@ def _finish(made: _Prepared, tables: Mapping[str, list[pd.DataFrame]], problems:
         metrics: dict[str, Any] = {"part": part, "members": _members(run)}
         if part is not None:
             run.write_table("scores", scores[part])
-            found = evaluate_scores(scores[part], **naming)
+            found = evaluate_scores(scores[part], **naming, thresholds=thresholds_by_fold(decisions))
             metrics |= found
             metrics[part] = found["metrics"]
             if decisions:
