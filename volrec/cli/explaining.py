@@ -50,7 +50,7 @@ def explain(
         Parameter(
             negative="",
             help="Also make each map with random weights, and warn where it hardly changes: such a map shows the "
-            "image, not what was learned. Takes six times as long.",
+            "image, not what was learned. Takes eight times as long.",
         ),
     ] = False,
     settings: Annotated[
