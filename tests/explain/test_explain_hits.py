@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volrec.data.phantoms import draw_phantoms
-from volrec.errors import ConfigError, DataError
+import volrec
+from volrec.api.explaining import hit_rates as rates_of_run
+from volrec.cli import main
+from volrec.data.phantoms import draw_phantoms, make_phantoms
+from volrec.errors import ConfigError, DataError, RunError
 from volrec.explain import EvidenceMap, Explanation, Lesion, hit_rates, lesion_of
 from volrec.explain.hits import strongest_voxel
 
@@ -153,3 +159,62 @@ class TestTheStrongestVoxel:
         assert strongest_voxel(array - 1) is None
         array[1:4, 2:7, 4:9] = 0.3
         assert strongest_voxel(array) == (2, 4, 6)
+
+
+MADE = {"studies": 20, "seed": 1, "size": 32, "slices": 12}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("hits")
+    folder = make_phantoms(root / "bleed", task="bleed", **MADE)
+    given = [
+        *("--labels", str(folder / "labels.csv"), "--out", str(root / "run"), "--epochs", "8", "--seed", "0"),
+        *("--set", "network.name=slice-mean", "--set", "network.width=0.125", "--set", "optim.lr=0.01"),
+        *("--set", "preprocess.canvas=[12,32,32]", "--set", "preprocess.spacing=null"),
+        *("--set", "sampling.clip_length=12", "--set", "split.test=0.4", "--set", "split.validation=0.2"),
+        *("--set", "trainer.workers=0", "--set", "trainer.accelerator=cpu"),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOLREC_CACHE", str(root / "cache"))
+        assert main(["train", str(folder), *given]) == 0
+    return root / "run"
+
+
+class TestARunOnPhantoms:
+    def test_its_maps_are_counted_over_the_positive_studies_that_it_tested(self, run: Path) -> None:
+        loaded = volrec.load(run)
+        methods = ["gradcam", "slice-scores"]
+        found = rates_of_run(loaded, methods, task="bleed", **MADE)
+        assert [one.method for one in found] == methods
+        splits = pd.read_csv(run / "splits.csv", dtype=str)
+        tested = set(splits.loc[splits["part"] == "test", "study"])
+        positive = {phantom.study for phantom in draw_phantoms(task="bleed", **MADE) if phantom.label == 1}
+        for one in found:
+            assert one.studies + one.missed == len(tested & positive) > 1
+        strict = rates_of_run(loaded, methods, task="bleed", threshold=1.1, **MADE)
+        assert [one.studies for one in strict] == [0, 0]
+        with pytest.raises(DataError, match="is on a grid"):
+            rates_of_run(loaded, methods, task="bleed", **{**MADE, "size": 16})
+        with pytest.raises(RunError, match="no phantom with a lesion"):
+            rates_of_run(loaded, methods, task="nodule", **MADE)
+
+    def test_random_weights_and_curves_are_told_and_written(
+        self, run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        study = sorted(path.name for path in (run.parent / "bleed").glob("bleed-*"))[0]
+        assert main(["explain", str(run), study, "--method", "deconvnet", "--sanity"]) == 0
+        assert "rank correlation with random weights" in " ".join(capsys.readouterr().out.split())
+        folder = run / "explain" / study / "deconvnet"
+        facts = json.loads((folder / "explain.json").read_text(encoding="utf-8"))
+        assert [one["copies"] for one in facts["sanity"]["similarities"]] == [1, 1, 5]
+        assert set(facts["curves"]) == {"alone"}
+        table = pd.read_csv(folder / "slices.csv")
+        assert list(table.columns) == ["slice", "position_mm", "evidence", "alone"]
+        assert table["alone"].notna().all()
+        assert (folder / "curves.svg").read_text(encoding="utf-8").count("<svg") == 1
+        assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_methods_for_other_networks_are_refused(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["explain", str(run), "bleed-00000", "--method", "attention"]) == 2
+        assert "has no attention over slices" in " ".join(capsys.readouterr().err.split())

@@ -17,6 +17,10 @@ how it is computed, in any network that is made of such layers. `tests/explain/t
 reverse of C3D by hand, from `torch.nn.functional.max_unpool3d` and `conv_transpose3d`, and finds the same numbers.
 Normalisation by the clip's own values (local response, groups) passes its derivative.
 
+What comes down from the output has been shaped by the weights and, of the clip, by the switches alone: a projection
+shows the kind of pattern that a network reacts to, and hardly which of several alike was decisive (A. Mahendran, A.
+Vedaldi, "Salient Deconvolutional Networks", ECCV 2016; figures in ``examples/where_networks_look.py``).
+
 Gates, attention and recurrent layers multiply what they read by what they read: there is no reverse that leaves the
 input out, and they are refused. So are activations that let negative values through.
 """
