@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from volrec.errors import DataError, RunError
+from volrec.errors import ConfigError, RunError
 from volrec.files import write_atomically
 from volrec.progress import track
 from volrec.report.findings import gather
@@ -90,7 +90,9 @@ def make_gallery(
         if refresh or not (facts_path.is_file() and arrays_path.is_file()):
             try:
                 _draw(one, studies, member, method=method, facts=facts_path, arrays=arrays_path)
-            except DataError as error:
+            except ConfigError:
+                raise  # no study's fault, and the next one would meet it too
+            except Exception as error:  # noqa: BLE001 - one bad study never stops a report
                 log.warning("%s is not in the gallery: %s", one.study, error)
                 continue
         entries.append({"file": name, **asdict(one), "method": method})
