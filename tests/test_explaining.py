@@ -69,7 +69,10 @@ def test_a_map_lies_on_its_nifti_and_shows_the_block_that_decides(
     for method in methods:
         folder = run / "explain" / "case03" / method
         names = {path.name for path in folder.iterdir()}
-        assert names == {"evidence.nii.gz", "montage.png", "slices.csv", "explain.json"}
+        assert names == {
+            *("evidence.nii.gz", "montage.png", "slices.csv", "explain.json"),
+            *("curves.svg", "curves.png"),
+        }
         found = nibabel.load(folder / "evidence.nii.gz")
         assert found.shape == original.shape
         np.testing.assert_array_equal(found.affine, original.affine)
@@ -85,7 +88,7 @@ def test_a_map_lies_on_its_nifti_and_shows_the_block_that_decides(
         for path in folder.iterdir():
             assert b"Doe" not in path.read_bytes()
         table = pd.read_csv(folder / "slices.csv")
-        assert list(table.columns) == ["slice", "position_mm", "evidence"]
+        assert list(table.columns) == ["slice", "position_mm", "evidence", "alone"]
         assert len(table) == 8
         np.testing.assert_allclose(table["position_mm"].diff().dropna(), 4.0, rtol=0.05)
         facts = json.loads((folder / "explain.json").read_text(encoding="utf-8"))

@@ -12,9 +12,12 @@ from volrec.errors import ConfigError, Problem, RunError, VolrecError
 if TYPE_CHECKING:
     from volrec.api.fusion import FusedRun
     from volrec.api.studies import Run
+    from volrec.data.phantoms import Task
     from volrec.explain import Explanation
+    from volrec.explain.curves import Curve
+    from volrec.explain.hits import HitRate
 
-__all__ = ["explain_run"]
+__all__ = ["explain_run", "hit_rates"]
 
 PARTS = 200
 """Steps of the progress bar that a map takes."""
@@ -31,6 +34,7 @@ def explain_run(
     out: Path | str | None = None,
     write: bool = True,
     image: bool = False,
+    sanity: bool = False,
     device: str = "auto",
 ) -> Iterator[Explanation | Problem]:
     """Map what speaks for an output in studies, one after another.
@@ -56,6 +60,8 @@ def explain_run(
         False: nothing is written.
     image : bool
         Also write the study itself as NIfTI.
+    sanity : bool
+        Also make every map with random weights, and say how much of it is left (`volrec.explain.sanity`).
     device : str
         Where to compute.
 
@@ -104,11 +110,89 @@ def explain_run(
                         bar.update(completed=start + int(done * PARTS))
 
                     named = f"{name}-{output}" if output is not None else name
-                    yield read.explain(name, output, own, tick, place if write else None, named=named, image=image)
+                    yield read.explain(
+                        name, output, own, tick, place if write else None, named=named, image=image, sanity=sanity
+                    )
             except ConfigError:  # the next study would meet it too
                 raise
             except VolrecError as error:
                 yield Problem.of(error, where=error.where, study=str(study))
+
+
+def hit_rates(
+    run: Run,
+    methods: Sequence[str],
+    *,
+    task: Task,
+    studies: int,
+    seed: int = 0,
+    size: int = 64,
+    slices: int = 32,
+    tilt: float = 0.0,
+    vary_spacing: bool = False,
+    options: Mapping[str, Any] | None = None,
+    tolerance: float = 0.0,
+    threshold: float = 0.5,
+    device: str = "auto",
+) -> list[HitRate]:
+    """Return how often maps of a run on phantoms are strongest on the planted lesion, a method a row.
+
+    Parameters
+    ----------
+    run : Run
+        Trained on phantoms; only studies that it tested count.
+    methods : sequence of str
+        Of `volrec.explain.METHODS`.
+    task, studies, seed, size, slices, tilt, vary_spacing
+        What the phantoms were made with (`volrec.data.phantoms.make_phantoms`).
+    options : mapping, optional
+        Of the methods.
+    tolerance, threshold : float
+        As for `volrec.explain.hits.hit_rates`.
+    device : str
+        Where to compute.
+
+    Raises
+    ------
+    RunError
+        It tested no study with a lesion.
+    """
+    from volrec.data.phantoms import draw_phantoms
+    from volrec.explain.hits import hit_rates as counted
+    from volrec.explain.hits import lesion_of
+
+    drawn = draw_phantoms(
+        task=task, studies=studies, seed=seed, size=size, slices=slices, tilt=tilt, vary_spacing=vary_spacing
+    )
+    lesions = {phantom.study: lesion for phantom in drawn if (lesion := lesion_of(phantom)) is not None}
+    table = run.folder.read_table("splits")
+    tested = [study for study in dict.fromkeys(table.loc[table["part"] == "test", "study"]) if study in lesions]
+    if not tested:
+        raise RunError(
+            "it tested no phantom with a lesion.",
+            remedy="Give the arguments that its phantoms were made with, and a run with test studies.",
+            where=run.path,
+            code="no-lesion",
+        )
+    found = explain_run(run, tested, methods=methods, options=options, write=False, device=device)
+    problems: list[Problem] = []
+
+    def maps() -> Iterator[Explanation]:
+        for one in found:
+            if isinstance(one, Problem):
+                problems.append(one)
+            else:
+                yield one
+
+    rates = counted(maps(), lesions, tolerance=tolerance, threshold=threshold)
+    if problems:
+        raise RunError(
+            f"{len(problems)} of its studies cannot be read ({problems[0].reason}).",
+            remedy=problems[0].remedy,
+            where=run.path,
+            code=problems[0].code,
+        )
+    return rates
 
 
 class _Study:
@@ -131,6 +215,7 @@ class _Study:
         )
         stored = preprocess_volume(self.volume, contract.preprocess)
         self.stored = add_streams(stored, contract.streams, contract.intensity, study=found.study)
+        self.curves: dict[str, tuple[Curve, ...]] = {}
 
     def explain(
         self,
@@ -142,18 +227,29 @@ class _Study:
         *,
         named: str,
         image: bool,
+        sanity: bool,
     ) -> Explanation:
         """Map by one method, and write the folder where a place is given."""
         from dataclasses import replace
 
+        from volrec.explain.curves import curves_of
+        from volrec.explain.sanity import MAPS, sanity_check
         from volrec.explain.study import explain_study
         from volrec.explain.writing import folder_name, place_in_study, write_explanation
 
         began = time.monotonic()
+        members, share = self.found.members, 1 / (1 + MAPS) if sanity else 1.0
         evidence = explain_study(
-            self.found.members, self.stored, method=method, output=output, options=options, tick=tick
+            members, self.stored, method=method, output=output, options=options, tick=lambda done: tick(done * share)
         )
-        explained = place_in_study(self.found, evidence, self.volume)
+        if evidence.output not in self.curves:
+            self.curves[evidence.output] = curves_of(members, self.stored, output=evidence.output)
+        checked = None
+        if sanity:
+            checked = sanity_check(members, self.stored, evidence, tick=lambda done: tick(share + done * (1 - share)))
+        explained = place_in_study(
+            self.found, evidence, self.volume, curves=self.curves[evidence.output], sanity=checked
+        )
         if place is None:
             return explained
         folder = place / folder_name(self.found.study) / folder_name(named)

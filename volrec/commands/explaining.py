@@ -28,6 +28,7 @@ def explain(
     folder: Path | None,
     out: Path | None,
     image: bool,
+    sanity: bool,
     device: str,
     console: Console,
 ) -> list[Problem]:
@@ -42,6 +43,7 @@ def explain(
         folder=folder,
         out=out,
         image=image,
+        sanity=sanity,
         device=device,
     )
     said: set[str] = set()
@@ -64,4 +66,7 @@ def _line(one: Explanation) -> str:
         where = "no slice speaks for it"
     else:
         where = f"strongest in slice {one.strongest} of {len(one.per_slice)} ({one.positions[one.strongest]:.1f} mm)"
-    return f"{one.study} (scores: {scores}): {evidence.method} for {evidence.output} {where}; {one.folder}"
+    checked = ""
+    if one.sanity is not None and one.sanity.rank_correlation is not None:
+        checked = f"; rank correlation with random weights {one.sanity.rank_correlation:.2f}"
+    return f"{one.study} (scores: {scores}): {evidence.method} for {evidence.output} {where}{checked}; {one.folder}"

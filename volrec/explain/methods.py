@@ -50,6 +50,8 @@ class Method:
         Whether a clip's values add up to the output for it less that for an empty clip: measured and reported.
     package : str
         What has to be installed for it, with the extra ``explain``; empty where nothing.
+    only : str
+        Which networks it is for, where not for all: it refuses others with `ConfigError`. Empty for all.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Method:
     reads: frozenset[str] = frozenset()
     complete: bool = False
     package: str = ""
+    only: str = ""
 
     def function(self) -> Callable[..., Any]:
         """Return the function; its module is imported now.
@@ -164,6 +167,40 @@ METHODS: dict[str, Method] = {
             options={"steps": 32},
             reads=_EMPTY,
             complete=True,
+        ),
+        _own(
+            "deconvnet",
+            "deconvnet:deconvnet",
+            "Deconvnet: the network run in reverse from what speaks for the output, back to the voxels it reacts to.",
+            signed=False,
+            per_slice="sum",
+            options={"start": "output", "feature": None},
+            only="convolutions, pools and ReLUs, without gates, attention and recurrent layers",
+        ),
+        _own(
+            "slice-scores",
+            "curves:slice_scores",
+            "The output for each slice alone, without the others: one value a slice.",
+            signed=True,
+            per_slice="mean",
+            only="networks that encode slices one by one",
+        ),
+        _own(
+            "attention",
+            "curves:attention",
+            "How much of the network's attention each slice has: one value a slice; it does not say for which output.",
+            signed=False,
+            per_slice="mean",
+            only="networks with attention over slices",
+        ),
+        _own(
+            "vlad",
+            "curves:vlad",
+            "What each place adds to the output through the words that it is put into; places add up to the output.",
+            signed=True,
+            per_slice="sum",
+            options={"word": None},
+            only="networks with words (actionvlad)",
         ),
         _captum("saliency", "saliency", "Size of the gradient.", signed=False, per_slice="sum"),
         _captum(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from volrec.config import IntensityConfig
 from volrec.errors import DataError
+from volrec.explain.curves import Curve
 from volrec.explain.finding import FoundStudy
 from volrec.explain.geometry import (
     Grid,
@@ -24,6 +25,8 @@ from volrec.explain.geometry import (
 )
 from volrec.explain.methods import METHODS
 from volrec.explain.montage import Picture, draw_montage, shown_range, strongest_slice
+from volrec.explain.plotting import draw_curves
+from volrec.explain.sanity import Sanity
 from volrec.explain.study import EvidenceMap
 from volrec.files import write_atomically
 from volrec.io import Volume
@@ -57,7 +60,12 @@ class Explanation:
     warnings : tuple of str
         What to keep in mind.
     folder : Path, optional
-        Where ``evidence.nii.gz``, ``montage.png``, ``slices.csv`` and ``explain.json`` are; None: not written.
+        Where ``evidence.nii.gz``, ``montage.png``, ``slices.csv``, ``curves.svg``, ``curves.png`` and ``explain.json``
+        are; None: not written.
+    curves : tuple of Curve
+        What the networks say of each of the study's own slices beside the map.
+    sanity : Sanity, optional
+        How much of the map is left where the weights mean nothing; None: not measured.
     """
 
     study: str
@@ -68,6 +76,8 @@ class Explanation:
     positions: np.ndarray
     warnings: tuple[str, ...] = ()
     folder: Path | None = None
+    curves: tuple[Curve, ...] = ()
+    sanity: Sanity | None = None
 
     @property
     def strongest(self) -> int | None:
@@ -75,7 +85,14 @@ class Explanation:
         return strongest_slice(self.per_slice)
 
 
-def place_in_study(found: FoundStudy, evidence: EvidenceMap, volume: Volume) -> Explanation:
+def place_in_study(
+    found: FoundStudy,
+    evidence: EvidenceMap,
+    volume: Volume,
+    *,
+    curves: Sequence[Curve] = (),
+    sanity: Sanity | None = None,
+) -> Explanation:
     """Bring a map to the geometry of its study.
 
     Parameters
@@ -86,9 +103,15 @@ def place_in_study(found: FoundStudy, evidence: EvidenceMap, volume: Volume) -> 
         Its map.
     volume : Volume
         As it was read, before resampling.
+    curves : sequence of Curve
+        Along the stored slices.
+    sanity : Sanity, optional
+        Of the map.
     """
     grid = Grid.of(volume)
     warnings = [found.note] if found.note else []
+    if sanity is not None and sanity.warning:
+        warnings.append(sanity.warning)
     check = evidence.completeness
     if check is not None and check["relative_gap"] > INCOMPLETE:
         warnings.append(
@@ -103,6 +126,8 @@ def place_in_study(found: FoundStudy, evidence: EvidenceMap, volume: Volume) -> 
         slices_in_study(evidence.per_slice, evidence.affine, grid),
         slice_positions(grid),
         tuple(warnings),
+        curves=tuple(replace(curve, values=slices_in_study(curve.values, evidence.affine, grid)) for curve in curves),
+        sanity=sanity,
     )
 
 
@@ -150,6 +175,8 @@ def write_explanation(
             write_nifti(folder / "image.nii.gz", image, affine, forms=forms)
         write_atomically(folder / "montage.png", draw_montage(_picture(explained, volume, intensity)))
         write_atomically(folder / "slices.csv", _slices(explained))
+        for suffix, content in draw_curves(_curves(explained), explained.positions, title=_title(explained)).items():
+            write_atomically(folder / f"curves.{suffix}", content)
         text = json.dumps(_facts(explained, found, volume, facts or {}), indent=2, ensure_ascii=False, allow_nan=False)
         write_atomically(folder / "explain.json", text + "\n")
     except OSError as error:
@@ -167,10 +194,19 @@ def folder_name(text: str) -> str:
 
 
 def _slices(explained: Explanation) -> str:
-    lines = ["slice,position_mm,evidence"]
-    for number, (position, value) in enumerate(zip(explained.positions, explained.per_slice, strict=True)):
-        lines.append(f"{number},{position:.3f},{'' if np.isnan(value) else f'{value:.6g}'}")
+    curves = _curves(explained)
+    lines = [",".join(("slice", "position_mm", *(curve.name for curve in curves)))]
+    for number, position in enumerate(explained.positions):
+        values = (curve.values[number] for curve in curves)
+        told = ("" if np.isnan(value) else f"{value:.6g}" for value in values)
+        lines.append(",".join((str(number), f"{position:.3f}", *told)))
     return "\n".join(lines) + "\n"
+
+
+def _curves(explained: Explanation) -> tuple[Curve, ...]:
+    """Return the map's own curve, and those beside it."""
+    method = METHODS[explained.evidence.method]
+    return Curve("evidence", "evidence", method.summary, explained.per_slice), *explained.curves
 
 
 def _facts(explained: Explanation, found: FoundStudy, volume: Volume, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,6 +222,7 @@ def _facts(explained: Explanation, found: FoundStudy, volume: Volume, more: Mapp
         "signed": evidence.signed,
         "unit": "the output before sigmoid or softmax",
         "evidence_of_a_slice": method.per_slice,
+        "curves": {curve.name: curve.meaning for curve in explained.curves},
         "scores": dict(evidence.scores),
         "clips": evidence.clips,
         "members": [
@@ -200,6 +237,7 @@ def _facts(explained: Explanation, found: FoundStudy, volume: Volume, more: Mapp
         "shape": [int(size) for size in explained.array.shape],
         "spacing_mm": [round(size, 6) for size in volume.spacing],
         "network_grid": {"shape": [int(size) for size in evidence.array.shape], "affine_lps": evidence.affine.tolist()},
+        "sanity": None if explained.sanity is None else explained.sanity.to_json(),
         "warnings": list(explained.warnings),
         **more,
     }
@@ -207,9 +245,6 @@ def _facts(explained: Explanation, found: FoundStudy, volume: Volume, more: Mapp
 
 def _picture(explained: Explanation, volume: Volume, intensity: IntensityConfig) -> Picture:
     evidence = explained.evidence
-    score = evidence.scores.get(evidence.output)
-    if score is None and len(evidence.scores) == 1:  # the negative class of two
-        score = 1 - next(iter(evidence.scores.values()))
     return Picture(
         image=volume.array[0],
         overlay=explained.array,
@@ -219,9 +254,17 @@ def _picture(explained: Explanation, volume: Volume, intensity: IntensityConfig)
         window=_window(volume, intensity),
         plane=volume.slice_axis,
         signed=evidence.signed,
-        title=f"{explained.study}: evidence for {evidence.output}" + ("" if score is None else f", score {score:.3g}"),
+        title=_title(explained),
         subtitle=f"{evidence.method}. {METHODS[evidence.method].summary}",
     )
+
+
+def _title(explained: Explanation) -> str:
+    evidence = explained.evidence
+    score = evidence.scores.get(evidence.output)
+    if score is None and len(evidence.scores) == 1:  # the negative class of two
+        score = 1 - next(iter(evidence.scores.values()))
+    return f"{explained.study}: evidence for {evidence.output}" + ("" if score is None else f", score {score:.3g}")
 
 
 def _window(volume: Volume, intensity: IntensityConfig) -> tuple[float, float] | None:
