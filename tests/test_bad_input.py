@@ -234,6 +234,11 @@ QUICK = [
     option
     for key in ("network.width=0.03125", "trainer.workers=0", "trainer.accelerator=cpu")
     for option in ("--set", key)
+    # What becomes of a bad study while the report is made: tests/report/test_report_making.py.
+    "--set",
+    "report.audit=false",
+    "--set",
+    "report.gallery=0",
 ]
 WHOLE_RUN = {"splits.csv", "scores.csv", "metrics.json", "report.html", "quarantine.csv"}
 

@@ -19,6 +19,7 @@ COMMANDS = (
     "compare",
     "predict",
     "fuse",
+    "report",
     "demo",
     "phantom",
     "models",

@@ -58,7 +58,8 @@ def test_a_run_folder_holds_what_reproduces_it(trained: tuple[Path, Path, Path])
     assert splits.groupby("patient")["part"].nunique().max() == 1
     for path in run.rglob("*"):
         if path.is_file():
-            assert b"Doe" not in path.read_bytes(), path
+            # Whole names: three letters by themselves come up by chance in pictures that are written as text.
+            assert not any(name in path.read_bytes() for name in (b"Doe^", b"Mrs Doe", b"20200229")), path
 
 
 def test_the_same_command_gives_the_same_numbers(

@@ -87,4 +87,4 @@ def test_files_for_papers_are_dark_on_white(tmp_path: Path) -> None:
     with Image.open(png) as image:
         pixels = image.convert("RGB")
         assert pixels.getpixel((2, 2)) == (255, 255, 255)
-        assert (28, 39, 51) in {colour for _, colour in pixels.getcolors(maxcolors=1 << 20)}
+        assert max(min(colour for _, colour in pixels.getcolors(maxcolors=1 << 20))) < 60

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from volrec.errors import DataError, RunError
+from volrec.errors import ConfigError, RunError
 from volrec.files import write_atomically
 from volrec.progress import track
 from volrec.report.findings import gather
@@ -90,7 +90,9 @@ def make_gallery(
         if refresh or not (facts_path.is_file() and arrays_path.is_file()):
             try:
                 _draw(one, studies, member, method=method, facts=facts_path, arrays=arrays_path)
-            except DataError as error:
+            except ConfigError:
+                raise  # no study's fault, and the next one would meet it too
+            except Exception as error:  # noqa: BLE001 - one bad study never stops a report
                 log.warning("%s is not in the gallery: %s", one.study, error)
                 continue
         entries.append({"file": name, **asdict(one), "method": method})
@@ -151,7 +153,9 @@ def _draw(one: Telling, studies: Studies, member: LoadedMember, *, method: str, 
     buffer = io.BytesIO()
     np.savez_compressed(buffer, image=small, weights=weights, per_slice=np.abs(overlay).mean((1, 2)).astype(np.float32))
     write_atomically(arrays, buffer.getvalue())
-    windows = [*_own_windows(member, case.series.modality), *viewer_windows(small, modality=case.series.modality)]
+    own = _own_windows(member, case.series.modality)
+    others = viewer_windows(small, modality=case.series.modality)
+    windows = [*own, *(one for one in others if one[0] not in {name for name, *_ in own})]
     kept = {
         "spacing": [float(value) for value in spacing],
         "windows": [[name, float(level), float(width)] for name, level, width in windows],
@@ -186,14 +190,14 @@ def slice_origin(volume: Volume) -> float:
 
 
 def _own_windows(member: LoadedMember, modality: str) -> list[tuple[str, float, float]]:
-    """Return the windows that the network itself reads, where it reads any."""
+    """Return the windows that the network itself reads, by their names, where it reads any."""
     from volrec.transforms.windows import resolve_windows
 
     intensity = member.contract.intensity
     if intensity.kind != "window" or modality != "CT":
         return []
-    found = resolve_windows(intensity.windows)
-    return [(f"as read {number}" if len(found) > 1 else "as read", *one) for number, one in enumerate(found, 1)]
+    names = [one.replace("-", " ") if isinstance(one, str) else "as read" for one in intensity.windows]
+    return [(name, *one) for name, one in zip(names, resolve_windows(intensity.windows), strict=True)]
 
 
 def _read(folder: Path, entry: dict[str, Any]) -> ViewerStudy:
@@ -203,7 +207,7 @@ def _read(folder: Path, entry: dict[str, Any]) -> ViewerStudy:
     return ViewerStudy(
         title=entry["study"],
         group=entry["kind"],
-        facts=tuple((name, value) for name, value in entry["facts"]),
+        facts=(*((name, value) for name, value in entry["facts"]), *_empty(entry, weights)),
         image=image,
         spacing=tuple(kept["spacing"]),
         windows=tuple((name, level, width) for name, level, width in kept["windows"]),
@@ -216,6 +220,11 @@ def _read(folder: Path, entry: dict[str, Any]) -> ViewerStudy:
         overlay_name=f"{entry['method']} for {entry['output']}",
         origin=kept["origin"],
     )
+
+
+def _empty(entry: dict[str, Any], weights: np.ndarray) -> list[tuple[str, str]]:
+    """Say that a map holds nothing, where it does: an overlay that cannot be seen looks like a fault of the page."""
+    return [] if weights.any() else [("map", f"empty: nothing was found that speaks for {entry['output']}")]
 
 
 def _name(one: Telling, member: LoadedMember, method: str) -> str:

@@ -141,8 +141,9 @@ def _attempt(what: str, notes: list[str], work: Any) -> Any:
     """Do a part of the report; what it fails for becomes a note."""
     try:
         return work()
-    except VolrecError as error:
-        note = f"{what} could not be made: {error.problem} {error.remedy}".strip()
+    except (VolrecError, OSError) as error:
+        reason = f"{error.problem} {error.remedy}" if isinstance(error, VolrecError) else str(error)
+        note = f"{what} could not be made: {reason}".strip()
         log.warning("%s", note)
         notes.append(note)
         return None

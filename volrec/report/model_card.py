@@ -16,6 +16,9 @@ from volrec.report.page import section
 
 __all__ = ["card_markdown", "card_section"]
 
+FIRST = ("auc", "average_precision", "sensitivity", "specificity", "balanced_accuracy", "ece", "r2", "mae", "rmse")
+"""Metrics that a card names; the report has them all."""
+
 Block = tuple[str, list[str]]
 
 
@@ -99,8 +102,10 @@ def _output(found: Findings, cards: Sequence[dict[str, Any]]) -> Iterator[str]:
         rule = decisions[0].get("rule", "")
         yield f"Thresholds (rule: {rule}; chosen on validation studies): {'; '.join(shown)}."
     kinds = sorted({str(one.get("calibration", {}).get("method", "none")) for one in decisions})
-    if decisions:
+    if kinds and kinds != ["none"]:
         yield f"Calibration: {', '.join(kinds)}, fitted on validation studies; it stands beside the scores."
+    elif decisions:
+        yield "Scores are not calibrated: take them as a ranking, not as probabilities."
 
 
 def _training(found: Findings) -> Iterator[str]:
@@ -115,7 +120,8 @@ def _training(found: Findings) -> Iterator[str]:
         values = used[column].dropna() if column in used else used.iloc[:0]
         if len(values):
             name, unit = GEOMETRY[column]
-            yield f"{name.capitalize()}: {values.min():.4g} to {values.max():.4g} {unit}".rstrip() + "."
+            low, high = f"{values.min():.4g}", f"{values.max():.4g}"
+            yield f"{name.capitalize()}: {low if low == high else f'{low} to {high}'} {unit}".rstrip() + "."
     signatures = sorted({str(member.card().get("data_signature", ""))[:16] for member in found.run.finished_members()})
     yield f"Signature of the training studies: {', '.join(signatures)}."
 
@@ -127,9 +133,9 @@ def _performance(found: Findings) -> Iterator[str]:
     studies, patients = found.metrics.get("studies"), found.metrics.get("patients")
     whose = "these studies also chose the weights" if found.part == "validation" else "none of them seen in training"
     yield f"Measured on {studies} {found.part} studies of {patients} patients, {whose}."
-    for name, value in metrics.items():
-        if value.get("value") is not None and name != "loss":
-            yield f"{metric_name(name)}: {plain_value(value)}"
+    for name in FIRST:
+        if metrics.get(name, {}).get("value") is not None:
+            yield f"{metric_name(name)}: {plain_value(metrics[name])}"
 
 
 def _limits(found: Findings, card: dict[str, Any]) -> Iterator[str]:

@@ -27,6 +27,7 @@ a { color: var(--link); } nav a { text-decoration: none; } nav a:hover, nav a:fo
 section { scroll-margin-top: 1rem; }
 .soft, figcaption, .note { color: var(--soft); font-size: .9rem; }
 .lead { font-size: 1.08rem; }
+header .lead { margin-top: 1rem; }
 .tiles { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.1rem 0 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .7rem 1rem;
   min-width: 9rem; }
@@ -42,7 +43,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { text-align: left; padding: .32rem .8rem .32rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
 td.number, th.number { text-align: right; }
-td.number { white-space: nowrap; }
+td.number, td:first-child { white-space: nowrap; }
 table.matrix td, table.matrix th { text-align: center; padding: .55rem 1.1rem; border: 1px solid var(--line); }
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: .87em;
   overflow-wrap: anywhere; }

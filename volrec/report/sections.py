@@ -294,9 +294,10 @@ def _decided(found: Findings) -> str:
     for fold, decision in found.decisions.items():
         for one in decision.questions:
             if one.name in asked:
-                rows += [["" if fold == "all" else fold, sentence] for sentence in decision.describe(one)]
+                rows.append(["" if fold == "all" else fold, " ".join(decision.describe(one))])
     if not rows:
         return ""
+    head = "fold" if any(row[0] for row in rows) else ""
     note = (
         "Chosen on the validation studies, which have also chosen the weights: on new studies expect a little less. "
         "Calibrated probabilities stand beside the scores and change neither a call nor the curves above."
@@ -306,7 +307,7 @@ def _decided(found: Findings) -> str:
     before, after = facts.get("before") or {}, facts.get("after") or {}
     changed = [[name, f"{before[key]:.3f}", f"{after[key]:.3f}"] for key, name in names.items() if key in after]
     return (
-        f"<h3>Decisions</h3>{table(['fold', 'decision'], rows)}<p class='note'>{escape(note)}</p>"
+        f"<h3>Decisions</h3>{table([head, 'decision'], rows)}<p class='note'>{escape(note)}</p>"
         + (table(["of these studies", "before calibration", "after"], changed) if changed else "")
         + (f"<p class='note'>{escape(str(facts['note']))}</p>" if facts.get("note") else "")
     )
