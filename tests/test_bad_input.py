@@ -230,15 +230,17 @@ def test_nothing_that_is_written_holds_a_name_a_date_or_free_text(
 
 # From here on whole trainings, as small as they get: what breaks on the way costs its own study and no more.
 
+# What becomes of a bad study while the report is made: tests/report/test_report_making.py.
 QUICK = [
     option
-    for key in ("network.width=0.03125", "trainer.workers=0", "trainer.accelerator=cpu")
+    for key in (
+        "network.width=0.03125",
+        "trainer.workers=0",
+        "trainer.accelerator=cpu",
+        "report.audit=false",
+        "report.gallery=0",
+    )
     for option in ("--set", key)
-    # What becomes of a bad study while the report is made: tests/report/test_report_making.py.
-    "--set",
-    "report.audit=false",
-    "--set",
-    "report.gallery=0",
 ]
 WHOLE_RUN = {"splits.csv", "scores.csv", "metrics.json", "report.html", "quarantine.csv"}
 

@@ -16,7 +16,7 @@ from volrec.api.benchmarks import (
 )
 from volrec.api.comparing import compare, compare_runs
 from volrec.api.evaluating import Evaluation, evaluate, evaluate_run
-from volrec.api.explaining import explain_run
+from volrec.api.explaining import explain_run, hit_rates
 from volrec.api.fusion import FusedRun, fuse
 from volrec.api.reporting import make_report
 from volrec.api.settings import ConfigLike, recipe_folders
@@ -53,6 +53,7 @@ __all__ = [
     "explain_run",
     "extract_videos",
     "fuse",
+    "hit_rates",
     "import_weights",
     "index",
     "list_protocols",

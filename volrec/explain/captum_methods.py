@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -153,12 +154,24 @@ def smoothgrad(
     return _by_clip(network, x, output, tick, attribute)
 
 
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Let numpy's global generator, which captum draws with, begin at the same place; it is put back after."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(SEED)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+
+
 def _by_clip(network: nn.Module, x: Tensor, output: int, tick: Tick, attribute: Callable[[Tensor], Tensor]) -> Tensor:
     """Attribute clip after clip and sum over channels: (B, T', H, W) float32."""
     check_output(network, output)
     parts = []
     devices = [x.device] if x.device.type == "cuda" else []
-    with at_rest(network), _nothing_in_place(network), torch.random.fork_rng(devices), warnings.catch_warnings():
+    seeded = torch.random.fork_rng(devices), _seeded()
+    with at_rest(network), _nothing_in_place(network), seeded[0], seeded[1], warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Setting .*hooks")  # they are taken off again
         torch.manual_seed(SEED)
         for number, clip in enumerate(x, 1):

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from volrec.errors import RunError
 from volrec.files import write_atomically
 from volrec.report import cohort, context, sections
 from volrec.report.findings import Findings, gather, metric_name, plain_value
@@ -41,7 +42,10 @@ def write_report(run: RunFolder, *, notes: Sequence[str] = (), files: bool = Fal
     """
     found = gather(run)
     name = run.config.name or run.path.resolve().name
-    shown = read_gallery(run)
+    try:
+        shown = read_gallery(run)
+    except RunError as error:
+        shown, notes = [], [*notes, f"The gallery is not shown: {error.problem} {error.remedy}"]
     parts = [
         sections.scores(found),
         sections.metrics(found),
