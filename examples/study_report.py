@@ -23,6 +23,8 @@ def main(out: Path, *, task: str = "nodule", studies: int = 300, epochs: int = 3
         labels=folder / "labels.csv",
         out=out / "run",
         network={"name": "c3d", "width": 0.125},
+        sampling={"clip_length": 24, "train": "center"},
+        optim={"lr": 3e-3},
         epochs=epochs,
         patience=0,
     )

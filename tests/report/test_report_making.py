@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from browser import chromium, opened
 from studies import two_class_folder
@@ -161,3 +162,21 @@ def test_an_unfinished_run_is_refused(run: RunFolder, capsys: pytest.CaptureFixt
     (run.path / "finished").unlink()
     assert main(["report", str(run.path)]) == 2
     assert "has not finished" in capsys.readouterr().err
+
+
+def test_groups_of_studies_are_shown_where_a_column_is_named(run: RunFolder, root: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(root / "data" / "labels.csv", dtype=str)
+    table["sex"] = ["F", "M", "M", "F"] * (len(table) // 4)
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    config = run.config
+    data = config.data.model_copy(update={"labels": str(tmp_path / "labels.csv"), "target": ["label"]})
+    run.write_config(config.model_copy(update={"data": data}))
+    made = volrec.make_report(run.path, by="sex", audit=False, gallery=0)
+    assert made.notes == ()
+    page = text_of(run)
+    assert "<h2>For whom</h2>" in page
+    assert (run.path / "figures" / "subgroups.png").is_file()
+    assert [group["name"] for group in run.facts("subgroups")["columns"][0]["groups"]] == ["F", "M"]
+    made = volrec.make_report(run.path, by=["sxe"], audit=False, gallery=0)
+    assert "sxe" in made.notes[0]
+    assert "<h2>For whom</h2>" not in text_of(run)

@@ -239,7 +239,7 @@ def train(
     VolrecError
         Wrong configuration, labels that do not fit, no usable study.
     """
-    from volrec.report.making import complete_report
+    from volrec.api.reporting import report_run
     from volrec.training import train as run_training
 
     merged = dict(overrides or {}) | flatten(sections)
@@ -251,13 +251,13 @@ def train(
     run = run_training(made.config, folder_of_run, reasons=made.reasons)
     if run is None:
         return None
-    complete_report(run)
+    report_run(run)
     return Run(run)
 
 
 def resume(path: Path | str) -> Run | None:
     """Go on with an interrupted training; the result is the same as without the interruption."""
-    from volrec.report.making import complete_report
+    from volrec.api.reporting import report_run
     from volrec.runs import RunFolder
     from volrec.training import train as run_training
 
@@ -265,5 +265,5 @@ def resume(path: Path | str) -> Run | None:
     run = run_training(old.config, old.path, resume=True)
     if run is None:
         return None
-    complete_report(run)
+    report_run(run)
     return Run(run)

@@ -14,6 +14,10 @@ from volrec.cli.shell import OK, USE, app, console
 def report(
     run: Annotated[Path, Parameter(help="Run folder.")],
     *,
+    by: Annotated[
+        list[str] | None,
+        Parameter(help="Column of the labels file that makes groups of studies (sex, scanner, site); repeat for more."),
+    ] = None,
     audit: Annotated[
         bool | None,
         Parameter(help="Ask whether the network needs the context of slices (`volrec audit`). Default: as trained."),

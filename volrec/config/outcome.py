@@ -27,6 +27,8 @@ class DecisionConfig(Section):
 class ReportConfig(Section):
     """What the report of a training shows beside its metrics."""
 
+    by: list[str] = Field(default_factory=list)
+    """Columns of the labels file that make groups of studies (sex, scanner, site): how good the run is in each."""
     audit: bool = True
     """Score the test studies again with slices shuffled, reversed, repeated, left out and cut away."""
     audit_studies: Annotated[int, Field(ge=0)] = 100

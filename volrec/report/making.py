@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ def complete_report(
     method: str | None = None,
     device: str | None = None,
     refresh: bool = False,
+    notes: Sequence[str] = (),
 ) -> Made:
     """Audit a finished run, draw where it looked, and write its report with figures and model card.
 
@@ -69,6 +71,8 @@ def complete_report(
         Where to compute; None takes the best there is.
     refresh : bool
         Do everything again.
+    notes : sequence of str
+        What could not be shown so far: stands with the others.
 
     Returns
     -------
@@ -79,7 +83,7 @@ def complete_report(
     each = wanted.gallery if gallery is None else gallery
     write_report(run)  # whatever comes, there is a report from here on
     try:
-        found, notes = _evidence(
+        found, missing = _evidence(
             run,
             audit=wanted.audit if audit is None else audit,
             each=each,
@@ -92,7 +96,8 @@ def complete_report(
             f"Interrupted. The training is complete and {run.report_path} shows it; `volrec report {run.path}` goes on "
             "with what the report lacks."
         ) from None
-    return Made(write_report(run, notes=notes, files=True), found, tuple(notes))
+    told = (*notes, *missing)
+    return Made(write_report(run, notes=told, files=True), found, told)
 
 
 def _evidence(

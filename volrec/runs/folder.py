@@ -214,12 +214,16 @@ class RunFolder:
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json``."""
-        write_part(self.path / "metrics.json", json.dumps(dict(metrics), indent=2, default=_plain) + "\n")
+        self.write_facts("metrics", metrics)
 
     def facts(self, name: str) -> dict[str, Any]:
         """Return what a command found of the run and left in ``NAME.json``; empty where there is none."""
         path = self.path / f"{name}.json"
         return read_json(path) if path.is_file() else {}
+
+    def write_facts(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Write ``NAME.json``."""
+        write_part(self.path / f"{name}.json", json.dumps(dict(facts), indent=2, default=_plain) + "\n")
 
     # Members
 
