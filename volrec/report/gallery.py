@@ -136,7 +136,9 @@ def _draw(one: Telling, studies: Studies, member: LoadedMember, *, method: str, 
     case = studies.cases[one.study]
     # Of the two classes of a binary task the network has one output, the second.
     output = 1 if studies.cohort.task == "binary" else one.index
-    evidence = explain_study([member], studies.store.open(studies.entries[one.study]), method=method, output=output)
+    stored = studies.store.open(studies.entries[one.study])
+    options = _blocks(member, stored.shape) if method == "occlusion-3d" else None
+    evidence = explain_study([member], stored, method=method, output=output, options=options)
     volume = _original(studies, one.study)
     overlay = to_study_geometry(evidence, volume)
     image = np.asarray(volume.array[0])
@@ -151,7 +153,8 @@ def _draw(one: Telling, studies: Studies, member: LoadedMember, *, method: str, 
     strongest = float(np.abs(overlay).max()) or 1.0
     weights = np.rint(reduce_volume(overlay, shape, 1) / strongest * 127).astype(np.int8)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, image=small, weights=weights, per_slice=np.abs(overlay).mean((1, 2)).astype(np.float32))
+    per_slice = (np.abs(overlay).max((1, 2)) / strongest).astype(np.float32)
+    np.savez_compressed(buffer, image=small, weights=weights, per_slice=per_slice)
     write_atomically(arrays, buffer.getvalue())
     own = _own_windows(member, case.series.modality)
     others = viewer_windows(small, modality=case.series.modality)
@@ -165,6 +168,13 @@ def _draw(one: Telling, studies: Studies, member: LoadedMember, *, method: str, 
         "origin": slice_origin(volume),
     }
     write_atomically(facts, json.dumps(kept) + "\n")
+
+
+def _blocks(member: LoadedMember, shape: tuple[int, int, int]) -> dict[str, list[int]]:
+    """Return blocks of a quarter of a clip along each axis that overlap by half: a map without steps, in 343 passes."""
+    clip = (member.predictor.sampling.clip_length, *shape[1:])
+    block = [max(1, round(size / 4)) for size in clip]
+    return {"block": block, "stride": [max(1, size // 2) for size in block]}
 
 
 def _edges(volume: Volume, shape: tuple[int, int]) -> list[tuple[float, int, int]]:
@@ -214,7 +224,7 @@ def _read(folder: Path, entry: dict[str, Any]) -> ViewerStudy:
         overlay=weights.astype(np.float32) / 127,
         signed=kept["signed"],
         slice_scores=per_slice,
-        slice_score_name="evidence in the slice",
+        slice_score_name="strongest evidence",
         plane=kept["plane"],
         unit=kept["unit"],
         overlay_name=f"{entry['method']} for {entry['output']}",
