@@ -208,6 +208,10 @@ def test_every_network_is_planned_trained_and_used(name: str, trained: tuple[Pat
         *QUICK[2:],
         "--set",
         "trainer.batches_per_epoch=1",
+        "--set",
+        "report.audit=false",  # tests/explain and tests/evaluation ask every network
+        "--set",
+        "report.gallery=0",
         "--epochs",
         "1",
     ]

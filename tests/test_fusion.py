@@ -317,6 +317,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]
     root = tmp_path_factory.mktemp("fusion")
     labels = two_class_folder(root / "data", studies=15)
     quick = ["--epochs", "1", "--set", "network.width=0.1", "--set", "trainer.workers=0"]
+    quick += ["--set", "report.audit=false", "--set", "report.gallery=0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VOLREC_CACHE", str(root / "cache"))
         for name, more in (

@@ -35,6 +35,8 @@ TINY: dict[str, Any] = {
     "trainer.batches_per_epoch": 2,
     "trainer.workers": 0,
     "trainer.accelerator": "cpu",
+    "report.audit": False,  # tests/evaluation and tests/explain have what is asked of networks with streams
+    "report.gallery": 0,
     "store.jobs": 1,
 }
 FLOW: dict[str, Any] = {"streams.flow.method": "farneback", "streams.flow.stack": 2}
