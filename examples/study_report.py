@@ -16,13 +16,15 @@ from typing import Any
 import volrec
 
 
-def main(out: Path, *, task: str = "nodule", studies: int = 300, epochs: int = 30) -> Any:
+def main(out: Path, *, task: str = "nodule", studies: int = 240, epochs: int = 12) -> Any:
     folder = volrec.make_phantoms(out / "studies", task=task, studies=studies, size=48, slices=24)
     run = volrec.train(
         folder=folder,
         labels=folder / "labels.csv",
         out=out / "run",
         network={"name": "c3d", "width": 0.125},
+        intensity={"kind": "window", "windows": [{"level": 40, "width": 400}]},
+        augment={"flip": {"T": 0.5, "H": 0.5, "W": 0.5}, "shift": 2},
         sampling={"clip_length": 24, "train": "center"},
         optim={"lr": 3e-3},
         epochs=epochs,
@@ -40,7 +42,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--task", default="nodule", choices=["nodule", "bleed"])
-    parser.add_argument("--studies", type=int, default=300)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--studies", type=int, default=240)
+    parser.add_argument("--epochs", type=int, default=12)
     given = parser.parse_args()
     main(given.out, task=given.task, studies=given.studies, epochs=given.epochs)
