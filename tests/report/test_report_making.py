@@ -161,3 +161,13 @@ def test_an_unfinished_run_is_refused(run: RunFolder, capsys: pytest.CaptureFixt
     (run.path / "finished").unlink()
     assert main(["report", str(run.path)]) == 2
     assert "has not finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "said"), [("--gallery=-1", "at least 0"), ("--method=gradkam", "mean 'gradcam'")])
+def test_a_mistyped_option_leaves_the_report_as_it_was(
+    run: RunFolder, option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = run.report_path.stat().st_mtime_ns
+    assert main(["report", str(run.path), option]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert run.report_path.stat().st_mtime_ns == before
