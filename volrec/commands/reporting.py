@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volrec import api
-from volrec.errors import ConfigError
+from volrec.errors import ConfigError, RunError
 from volrec.report.terminal import say
 
 if TYPE_CHECKING:
@@ -20,6 +20,13 @@ __all__ = ["make_report", "tell_report"]
 def make_report(run: Path, *, console: Console, **given: Any) -> None:
     """Write the report of a run again and say where it is."""
     _check(given.get("gallery"), given.get("method"))
+    if isinstance(api.load(run), api.FusedRun):
+        raise RunError(
+            "it is a fused run, which has no report of its own.",
+            remedy="Report the runs that it was made of, one by one; `volrec evaluate` knows fused runs.",
+            where=run,
+            code="fused-run",
+        )
     tell_report(api.make_report(run, **given), console)
 
 
