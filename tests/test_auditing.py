@@ -192,8 +192,9 @@ def test_what_cannot_be_audited_is_said(trained: tuple[Path, Path], tmp_path: Pa
     _, run = trained
     with pytest.raises(ConfigError, match="no folder"):
         volrec.audit(run, labels=tmp_path / "labels.csv")
-    with pytest.raises(ConfigError, match="studies must be at least 0"):
+    with pytest.raises(ConfigError, match="studies must be at least 0") as caught:
         volrec.audit(run, studies=-1)
+    assert caught.value.remedy
     with pytest.raises(RunError, match="fusion"):
         volrec.audit(FusedRun(FusedFolder(tmp_path)))
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from volrec.cli import app, main
+from volrec.cli.shell import finish
+from volrec.errors import Problem
 
 COMMANDS = (
     "audit",
@@ -91,3 +94,11 @@ def test_the_keys_of_a_plan_are_explained(capsys: pytest.CaptureFixture[str]) ->
     assert '"Largest in-plane rotation, degrees."' in capsys.readouterr().out
     assert main(["plan", "--keys"]) == 0
     assert "augment.rotate" in capsys.readouterr().out
+
+
+def test_more_than_twenty_left_out_name_the_table_that_has_them(capsys: pytest.CaptureFixture[str]) -> None:
+    problems = [Problem(f"f{number}.dcm", "truncated", "it is cut short.", "Copy it again.") for number in range(23)]
+    assert finish(problems, table=Path("out-quarantine.csv")) == 3
+    assert "and 3 more (out-quarantine.csv has them all)" in capsys.readouterr().err
+    assert finish(problems, table="") == 3
+    assert capsys.readouterr().err.endswith("and 3 more\n")

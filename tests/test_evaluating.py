@@ -110,6 +110,20 @@ def test_evaluate_shows_and_writes_groups(run: Path, tmp_path: Path, capsys: pyt
     pd.testing.assert_frame_equal(pd.read_csv(scores), table)
 
 
+def test_folders_of_what_is_written_are_made_and_a_folder_is_no_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, scores = tmp_path / "new" / "deep" / "metrics.json", tmp_path / "other" / "scores.csv"
+    command = ["evaluate", str(run), "--by", "site", "--by", "sex", "--resamples", "20"]
+    assert main([*command, "--out", str(out), "--scores", str(scores)]) == 0
+    assert out.is_file() and out.with_suffix(".svg").is_file() and scores.is_file()
+    capsys.readouterr()
+    assert main([*command, "--out", str(tmp_path / "new")]) == 2
+    assert "it is a folder, and a file is to be written." in capsys.readouterr().err
+    assert main([*command, "--out", str(out / "metrics.json")]) == 2
+    assert "its folder cannot be made" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("column", "said"),
     [

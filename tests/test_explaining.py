@@ -142,6 +142,8 @@ def test_paths_other_folders_and_faults(
     assert main(["explain", str(run), *given]) == 3
     shown = capsys.readouterr()
     assert "no study or path 'nowhere'" in " ".join(shown.err.split())
+    assert main(["explain", str(run), "nowhere"]) == 2  # nothing was usable
+    assert "no study or path 'nowhere'" in " ".join(capsys.readouterr().err.split())
     (folder,) = out.glob("*/gradcam")
     found, image = (nibabel.load(folder / f"{name}.nii.gz") for name in ("evidence", "image"))
     assert found.shape == image.shape == (48, 48, 6)

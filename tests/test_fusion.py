@@ -109,6 +109,14 @@ def test_a_fused_run_holds_its_rule_scores_and_metrics(pair: list[Path], tmp_pat
     assert [run.path.resolve() for run in loaded.runs] == pair
 
 
+def test_a_fused_run_says_where_its_reports_are(
+    pair: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volrec.fuse(pair, tmp_path / "both")
+    assert main(["report", str(tmp_path / "both")]) == 2
+    assert "it is a fused run, which has no report of its own." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", ["weights", "learned", "svm"])
 def test_a_run_with_its_classes_in_another_order_fuses_to_the_same(
     method: str, pair: list[Path], tmp_path: Path

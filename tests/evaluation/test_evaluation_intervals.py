@@ -74,6 +74,10 @@ def test_a_perfect_value_has_an_interval_by_the_patients_behind_it():
     low, high = edge_interval("balanced_accuracy", 1, **counts)
     assert wilson(1, 8)[0] / 2 + wilson(1, 30)[0] / 2 < low < 1
     assert high == 1
+    # All are called: a sensitivity of 1 and a specificity of 0, each known as well as its patients let it be.
+    assert edge_interval("balanced_accuracy", 0.5, **counts) == pytest.approx(
+        (wilson(1, 8)[0] / 2, 1 - wilson(1, 8)[0] / 2)
+    )
     # F1 is 2 J / (1 + J) of the share J of hits among hits, misses and alarms.
     assert edge_interval("f1", 1, **counts)[0] == pytest.approx(2 * wilson(1, 8)[0] / (1 + wilson(1, 8)[0]))
     assert edge_interval("auc", 1, **counts)[0] < edge_interval("auc", 1, with_finding=80, without=300)[0] < 1

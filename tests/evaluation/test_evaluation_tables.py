@@ -145,6 +145,14 @@ def test_too_few_defined_resamples_give_no_interval():
     assert any("resamples only" in entry.get("reason", "") for entry in seen)
 
 
+def test_calling_everyone_gives_no_point_for_an_interval():
+    frame = table(24)
+    frame["score_yes"] = 0.9
+    found = binary(frame)["metrics"]["balanced_accuracy"]
+    assert found["value"] == 0.5
+    assert 0.2 < found["low"] < 0.45 and 0.55 < found["high"] < 0.8
+
+
 def test_no_metric_at_its_best_has_a_point_for_an_interval():
     frame = table(24)
     frame["score_yes"] = (frame["label"] == "yes").astype(float)

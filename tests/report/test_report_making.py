@@ -180,3 +180,13 @@ def test_groups_of_studies_are_shown_where_a_column_is_named(run: RunFolder, roo
     made = volrec.make_report(run.path, by=["sxe"], audit=False, gallery=0)
     assert "sxe" in made.notes[0]
     assert "<h2>For whom</h2>" not in text_of(run)
+
+
+@pytest.mark.parametrize(("option", "said"), [("--gallery=-1", "at least 0"), ("--method=gradkam", "mean 'gradcam'")])
+def test_a_mistyped_option_leaves_the_report_as_it_was(
+    run: RunFolder, option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = run.report_path.stat().st_mtime_ns
+    assert main(["report", str(run.path), option]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert run.report_path.stat().st_mtime_ns == before

@@ -69,7 +69,8 @@ def evaluate(
             resamples=resamples,
             scores=scores,
             console=console(),
-        )
+        ),
+        table="",
     )
 
 
@@ -118,5 +119,6 @@ def compare(
             include_training=include_training,
             resamples=resamples,
             console=console(),
-        )
+        ),
+        table="",
     )

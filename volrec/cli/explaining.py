@@ -89,4 +89,4 @@ def explain(
         device=device,
         console=console(),
     )
-    return finish(problems)
+    return finish(problems, table="")

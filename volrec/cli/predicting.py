@@ -75,20 +75,19 @@ def predict(
     """
     from volrec import commands
 
-    return finish(
-        commands.predict(
-            run,
-            folder,
-            out=out,
-            also=also or (),
-            flips=flips,
-            overlap=overlap,
-            clips=clips,
-            method=method,
-            slices=slices,
-            backend=backend,
-            device=device,
-            jobs=jobs,
-            console=console(),
-        )
+    problems = commands.predict(
+        run,
+        folder,
+        out=out,
+        also=also or (),
+        flips=flips,
+        overlap=overlap,
+        clips=clips,
+        method=method,
+        slices=slices,
+        backend=backend,
+        device=device,
+        jobs=jobs,
+        console=console(),
     )
+    return finish(problems, table=out.with_name(f"{out.stem}-quarantine.csv"))

@@ -98,8 +98,8 @@ def say_error(error: VolrecError) -> None:
         console.print(f"       {error.remedy}", markup=False, highlight=False, soft_wrap=True)
 
 
-def finish(problems: Sequence[Problem], *, say: bool = True) -> int:
-    """Print what was quarantined and turn it into the exit code."""
+def finish(problems: Sequence[Problem], *, say: bool = True, table: Path | str = "quarantine.csv") -> int:
+    """Print what was quarantined, and the table of all of it where there is one; turn it into the exit code."""
     fatal = [problem for problem in problems if problem.fatal]
     if say and fatal:
         from rich.console import Console
@@ -111,7 +111,8 @@ def finish(problems: Sequence[Problem], *, say: bool = True) -> int:
                 f"  {problem.study or problem.where}: {problem.reason} {problem.remedy}", markup=False, soft_wrap=True
             )
         if len(fatal) > 20:
-            console.print(f"  … and {len(fatal) - 20} more (quarantine.csv has them all)")
+            where = f" ({table} has them all)" if table else ""
+            console.print(f"  … and {len(fatal) - 20} more{where}", markup=False, soft_wrap=True)
     return SOME_QUARANTINED if fatal else OK
 
 

@@ -40,6 +40,7 @@ def evaluate(
 ) -> list[Problem]:
     """Print metrics with intervals, overall and in groups, and write them where asked."""
     _check_place(out)
+    _make_folders(out, scores)
     found = api.evaluate(
         api.load(run), folder, labels=labels, include_training=include_training, by=by, resamples=resamples
     )
@@ -60,8 +61,8 @@ def evaluate(
     groups = list(metrics.get("subgroups", {}).values())
     for table in groups:
         _say_subgroups(table, console)
-    if len(groups) > 1:
-        count = sum(table["comparisons"] for table in groups)
+    count = sum(table["comparisons"] for table in groups)
+    if len(groups) > 1 and count:
         say(
             console,
             f"\nIn all {count} comparisons of groups: {0.05 * count:.2g} would be expected to differ by chance.",
@@ -95,6 +96,7 @@ def compare(
 ) -> list[Problem]:
     """Print what runs differ in, in a sentence and a table, and write it where asked."""
     _check_place(out)
+    _make_folders(out)
     found, problems = api.compare_runs(
         list(runs), folder, labels=labels, include_training=include_training, resamples=resamples
     )
@@ -129,6 +131,29 @@ def _check_place(out: Path | None) -> None:
             where=out,
             code="out",
         )
+
+
+def _make_folders(*places: Path | None) -> None:
+    """Make the folders of files, before anything is scored that could not be written."""
+    for place in places:
+        if place is None:
+            continue
+        if place.is_dir():
+            raise ConfigError(
+                "it is a folder, and a file is to be written.",
+                remedy=f"Name a file in it, such as {place / 'metrics.json'}.",
+                where=place,
+                code="out",
+            )
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"its folder cannot be made ({error.strerror or error}).",
+                remedy="Choose a place that you may write to.",
+                where=place,
+                code="out",
+            ) from error
 
 
 def _write(

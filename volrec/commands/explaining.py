@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volrec import api
-from volrec.errors import Problem
+from volrec.errors import DataError, Problem
 from volrec.report.terminal import say
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def explain(
         device=device,
     )
     said: set[str] = set()
+    made = 0
     for one in found:
         if isinstance(one, Problem):
             problems.append(one)
@@ -56,6 +57,11 @@ def explain(
                 say(console, f"warning: {warning}")
                 said.add(warning)
         say(console, _line(one))
+        made += 1
+    if problems and not made:  # nothing was usable, which is no study set aside while the rest went on
+        first = problems[0]
+        several = f"none of {len(studies)} studies could be explained: " if len(studies) > 1 else ""
+        raise DataError(f"{several}{first.reason}", remedy=first.remedy, where=first.where or None, code=first.code)
     return problems
 
 
@@ -65,7 +71,8 @@ def _line(one: Explanation) -> str:
     if one.strongest is None:
         where = "no slice speaks for it"
     else:
-        where = f"strongest in slice {one.strongest} of {len(one.per_slice)} ({one.positions[one.strongest]:.1f} mm)"
+        slices = f"{one.strongest} of {len(one.per_slice)}, counted from 0"
+        where = f"strongest in slice {slices} ({one.positions[one.strongest]:.1f} mm)"
     checked = ""
     if one.sanity is not None and one.sanity.rank_correlation is not None:
         checked = f"; rank correlation with random weights {one.sanity.rank_correlation:.2f}"

@@ -112,7 +112,12 @@ def audit_run(
     settings = settings or AuditSettings()
     for name, value, low in (("studies", most, 0), ("resamples", resamples, 0)):
         if value < low:
-            raise ConfigError(f"{name} must be at least {low}, got {value}.", where=name, code="parameter")
+            raise ConfigError(
+                f"{name} must be at least {low}, got {value}.",
+                remedy="Leave it out for the usual number.",
+                where=name,
+                code="parameter",
+            )
     folder = Path(out) if out is not None else run.path
     part, units = _units(run, studies, settings, most)
     signature = _hash([SCHEMA, part, resamples, [(unit.key, unit.case.patient, _target(unit.case)) for unit in units]])

@@ -61,11 +61,17 @@ class AuditSettings:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ConfigError(
-                    f"{name} must be at least {low}, got {getattr(self, name)}.", where=name, code="parameter"
+                    f"{name} must be at least {low}, got {getattr(self, name)}.",
+                    remedy="Leave it out for the usual number.",
+                    where=name,
+                    code="parameter",
                 )
         if self.outside not in ("cut", "edge", "blank"):
             raise ConfigError(
-                f"outside must be cut, edge or blank, got {self.outside!r}.", where="outside", code="parameter"
+                f"outside must be cut, edge or blank, got {self.outside!r}.",
+                remedy="Take cut, where nothing speaks for another.",
+                where="outside",
+                code="parameter",
             )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from volrec.evaluation.audit_conditions import AS_IS, FIXED, KINDS, SIZES
 from volrec.evaluation.audit_responses import Responses, Scan
 from volrec.evaluation.audit_verdict import Facts, judge
+from volrec.evaluation.delong import auc_interval
 from volrec.evaluation.metrics import all_metrics, complete_rows
 from volrec.inference.consensus import split_heads
 
@@ -126,7 +127,7 @@ def summarise(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[dict[str, Any], list[Chosen]]:
-    """Return conditions, context and verdict with intervals by bootstrap over patients.
+    """Return conditions, context and verdict with intervals over patients: DeLong's for the AUC, else by bootstrap.
 
     The same draws of patients serve every condition, so that differences from "as it is" are paired.
 
@@ -159,27 +160,38 @@ def summarise(
     found = {condition: metrics(scores) for condition, scores in table.items()}
     reference = found[AS_IS][name]
 
-    def entry(condition: str, kind: str, slices: int | None, values: Mapping[str, Array]) -> dict[str, Any]:
+    def entry(
+        condition: str, kind: str, slices: int | None, values: Mapping[str, Array], scores: Array
+    ) -> dict[str, Any]:
+        shown = {key: interval(each) for key, each in values.items()}
+        if task == "binary" and resamples:  # as the report has it beside: an AUC of 1 has an interval, too
+            shown["auc"] = auc_interval(truth[rows, 0], scores[rows, 0], patients=patients)
         return {
             "name": condition,
             "kind": kind,
             "slices": slices,
-            "metrics": {key: interval(each) for key, each in values.items()},
+            "metrics": shown,
             "difference": interval(values[name] - reference),
         }
 
-    conditions = [entry(AS_IS, KINDS[AS_IS], None, found[AS_IS])]
+    conditions = [entry(AS_IS, KINDS[AS_IS], None, found[AS_IS], table[AS_IS])]
     context = []
     for window in chosen:
         label = "1 slice" if window.slices == 1 else f"{window.slices} slices"
         kind = "slice" if window.slices == 1 else "window"
-        one = entry(label, kind, window.slices, metrics(window.scores))
+        one = entry(label, kind, window.slices, metrics(window.scores), window.scores)
         conditions.append(one)
         context.append(_point(one, name, window.slices, spacing))
     for condition in FIXED:
         if condition != AS_IS:
             conditions.append(
-                entry(condition, KINDS[condition], 1 if KINDS[condition] == "slice" else None, found[condition])
+                entry(
+                    condition,
+                    KINDS[condition],
+                    1 if KINDS[condition] == "slice" else None,
+                    found[condition],
+                    table[condition],
+                )
             )
     # Of as many slices as the middle study has; what is shorter or longer is whole too.
     context.append({**_point(conditions[0], name, round(whole), spacing), "whole": True})

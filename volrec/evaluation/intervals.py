@@ -154,7 +154,7 @@ def edge_interval(
     name : str
         Metric; None is returned for one that has no such edge (log loss, errors of quantities).
     value : float
-        0 or 1, else None is returned.
+        0 or 1, of balanced accuracy also 0.5; else None is returned.
     with_finding, without : int
         Patients with studies of each side.
     level : float
@@ -163,12 +163,17 @@ def edge_interval(
     Notes
     -----
     AUC: Newcombe 2006. Sensitivities, specificities, and means of values between 0 and 1: Wilson over the patients
-    that they are a mean of. Balanced accuracy: both combined by their squares (Zou and Donner 2008). F1 is 2 J/(1 + J)
-    of the share J of right calls among studies that have the finding or are called, which is the proportion.
+    that they are a mean of. Balanced accuracy: both combined by their squares (Zou and Donner 2008); 0.5 in every
+    resample means that all are called, or none is, and of the two sides the one that is known less well counts. F1 is
+    2 J/(1 + J) of the share J of right calls among studies that have the finding or are called, which is the
+    proportion.
     """
+    yes, no = with_finding, without
+    if name == "balanced_accuracy" and value == 0.5 and yes and no:
+        reach = max(_width(1.0, size, level) for size in (yes, no)) / 2
+        return 0.5 - reach, 0.5 + reach
     if value not in (0, 1):
         return None
-    yes, no = with_finding, without
     if name in {"auc", "balanced_accuracy"}:
         if not yes or not no:
             return None

@@ -144,7 +144,7 @@ def along_slices(network: nn.Module) -> AlongSlices:
         raise _unfit(network, "it encodes every slice once in any case")
     if not isinstance(network, SequenceNetwork):
         raise ConfigError(
-            f"protocol.method dense needs the maps of a network, and {type(network).__name__} does not say them.",
+            f"dense needs the maps of a network, and {type(network).__name__} does not say them.",
             remedy="Derive it from volrec.networks.SequenceNetwork, or use --method clips.",
             where="protocol.method",
             code="dense",
@@ -185,7 +185,7 @@ def check_dense(network: nn.Module, *, mode: str, backend: str) -> AlongSlices:
         problem = f"has chunks of many lengths, and {backend} needs a network made ready for each of them."
     if problem:
         raise ConfigError(
-            f"protocol.method dense {problem}",
+            f"dense {problem}",
             remedy="Use --method clips" + (", or --backend torch." if backend != "torch" else "."),
             where="protocol.method",
             code="dense",
@@ -399,7 +399,7 @@ def _refuse_whole_norm(network: SequenceNetwork) -> Callable[[nn.Module, tuple[T
 def _unfit(network: nn.Module, reason: str) -> ConfigError:
     name = getattr(network, "registry_name", type(network).__name__)
     return ConfigError(
-        f"protocol.method dense is for networks that are convolutional along slices; {name} is not: {reason}.",
+        f"dense is for networks that are convolutional along slices; {name} is not: {reason}.",
         remedy="Use --method clips (protocol.method: clips).",
         where="protocol.method",
         code="dense",
