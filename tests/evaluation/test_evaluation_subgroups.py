@@ -251,3 +251,11 @@ def test_identifiers_are_known_by_patients_not_by_studies() -> None:
     assert len(names(["x", "y", "z"] * 13 + ["x"], patients=patients)) == 3
     with pytest.raises(LabelsError, match="10 different values for 10 patients"):
         names([f"who {number // 4}" for number in range(40)], patients=patients)
+
+
+@pytest.mark.parametrize("column", ["patient_name", "PatientName", "Patient ID", "name", "MRN", "last name"])
+def test_columns_of_names_are_refused_however_few_values_they_hold(column: str) -> None:
+    patients = [f"p{number}" for number in range(40)]
+    with pytest.raises(LabelsError, match="tells persons apart"):
+        group_values(column, ["Doe^Jane", "Roe^Max"] * 20, patients)
+    assert group_values("site_name", ["north", "south"] * 20, patients).names == ("north", "south")

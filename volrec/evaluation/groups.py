@@ -29,6 +29,9 @@ LONG_NUMBER = 100_000
 _SEPARATED_DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T].*)?")
 _PLAIN_DATE = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 _DATE_NAME = re.compile(r"(?:^|[^a-z])(?:date|datum|dob|birth|birthday|birthdate|geburtsdatum)s?(?:$|[^a-z])")
+_PERSON_NAME = re.compile(
+    r"(?:(?:patient|pat|last|first|family|given|full)_?)?names?|(?:patient|pat|subject)_?ids?|surname|nachname|vorname|mrn|ssn"
+)
 _AGE_NAME = re.compile(r"(?:^|[^a-z])(?:age|alter)(?:$|[^a-z])")
 _DICOM_AGE = re.compile(r"(\d{3})([DWMY])")
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
@@ -62,7 +65,8 @@ def group_values(column: str, values: Sequence[str], patients: Sequence[str]) ->
     Parameters
     ----------
     column : str
-        Its name: a name that says date or birth is refused, one that says age makes ages of numbers.
+        Its name: one that says date, birth or a person (name, PatientID, MRN) is refused, one that says age makes ages
+        of numbers.
     values : sequence of str
         Text of each study's cell.
     patients : sequence of str
@@ -76,6 +80,8 @@ def group_values(column: str, values: Sequence[str], patients: Sequence[str]) ->
     cells = [MISSING if is_missing(str(text)) else str(text).strip() for text in values]
     filled = [text for text in cells if text != MISSING]
     _refuse_dates(column, filled)
+    if _PERSON_NAME.fullmatch(re.sub(r"[^a-z0-9]+", "_", _words(column)).strip("_")):
+        raise _names_persons(column, cells, patients)
     numbers = [_number(text) for text in filled]
     if filled and all(number is not None for number in numbers):
         found = [number for number in numbers if number is not None]
