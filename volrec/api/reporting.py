@@ -91,5 +91,6 @@ def _write_subgroups(run: RunFolder, columns: Sequence[str]) -> list[str]:
             log.warning("%s", notes[-1])
         else:
             tables += metrics["subgroups"].values()
-    run.write_facts("subgroups", {"columns": tables})
+    if tables:  # else what was found before stays: the labels file may have moved
+        run.write_facts("subgroups", {"columns": tables})
     return notes

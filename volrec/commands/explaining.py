@@ -71,7 +71,7 @@ def _line(one: Explanation) -> str:
     if one.strongest is None:
         where = "no slice speaks for it"
     else:
-        slices = f"{one.strongest} of {len(one.per_slice)}, counted from 0"
+        slices = f"{one.strongest + 1} of {len(one.per_slice)}"
         where = f"strongest in slice {slices} ({one.positions[one.strongest]:.1f} mm)"
     checked = ""
     if one.sanity is not None and one.sanity.rank_correlation is not None:

@@ -249,6 +249,10 @@ def _differences(
         for name in found[0]:
             draws = np.concatenate([*(chunk[place][name] for chunk in drawn), np.empty(0)])
             difference = difference_of(float(point[place][name][0]), draws)
+            if name == "ece":  # every resample has a larger one than the studies themselves
+                difference = difference_of(float(point[place][name][0]), np.empty(0)) | {
+                    "reason": "no interval: resampling enlarges a calibration error, by different amounts"
+                }
             column = 0 if task == "binary" else place - 1
             if name == "auc" and task in ("binary", "multilabel") and column >= 0:
                 difference = _delong(truth, sides, column, patients) | {"value": difference["value"]}

@@ -154,7 +154,7 @@ def _dress(axis: Any, picture: Picture, place: int, *, is_strongest: bool) -> No
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_title(
-        f"slice {place}, {picture.positions[place]:.1f} mm",
+        f"slice {place + 1}, {picture.positions[place]:.1f} mm",
         color=MARK if is_strongest else "white",
         fontsize=6.5,
         pad=2,
@@ -173,7 +173,7 @@ def _heading(figure: Any, picture: Picture, strongest: int | None) -> None:
         (
             "no slice speaks for it"
             if strongest is None
-            else f"strongest: slice {strongest} (framed), {picture.positions[strongest]:.1f} mm; "
+            else f"strongest: slice {strongest + 1} (framed), {picture.positions[strongest]:.1f} mm; "
             f"{len(chosen_slices(picture.per_slice))} of {len(picture.per_slice)} slices, numbered from 0",
             MARK,
             7.5,

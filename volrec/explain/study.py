@@ -50,7 +50,8 @@ class EvidenceMap:
     completeness : mapping of str to float, optional
         Of methods whose values add up: ``sum`` of a clip's map and ``difference`` of the outputs for the clip and for
         an empty one, both as means over clips and members; ``largest_gap``, the largest distance of the two in any
-        clip; ``relative_gap``, that over the largest difference.
+        clip; ``relative_gap``, that over the largest difference, or over the sum of the sizes of all values where that
+        is larger.
     """
 
     array: np.ndarray
@@ -114,7 +115,7 @@ def explain_study(
     score = ensemble.score(stored)
     name, index, sign = _chosen_output(output, score, contract)
     total = np.zeros(stored.shape, dtype=np.float32)
-    checks: list[tuple[float, float]] = []
+    checks: list[tuple[float, float, float]] = []
     covered = np.zeros(stored.shape[0], dtype=bool)
     for number, member in enumerate(members):
         predictor = member.predictor
@@ -244,22 +245,23 @@ def _portions(clips: list[np.ndarray], predictor: Predictor, volume: StoredVolum
 
 def _completeness(
     network: nn.Module, x: Tensor, empty: Tensor, output: int, found: Tensor
-) -> Iterator[tuple[float, float]]:
-    """Give for each clip the sum of its map, and the difference of outputs that it should be."""
+) -> Iterator[tuple[float, float, float]]:
+    """Give for each clip the sum of its map, the difference of outputs that it should be, and the sum of its sizes."""
     with at_rest(network), torch.no_grad():
         for clip, one in zip(x, found, strict=True):
             shown, nothing = values_of(network, torch.stack([clip, empty_clip(clip[None], empty)[0]]), output)
-            yield float(one.double().sum()), float(shown.double() - nothing.double())
+            yield float(one.double().sum()), float(shown.double() - nothing.double()), float(one.double().abs().sum())
 
 
-def _summary(checks: Sequence[tuple[float, float]]) -> dict[str, float]:
-    sums, differences = np.array(checks).T
+def _summary(checks: Sequence[tuple[float, float, float]]) -> dict[str, float]:
+    sums, differences, moved = np.array(checks).T
     gap, largest = float(np.abs(sums - differences).max()), float(np.abs(differences).max())
     return {
         "sum": float(sums.mean()),
         "difference": float(differences.mean()),
         "largest_gap": gap,
-        "relative_gap": gap / max(largest, 1e-12),
+        # Against what the voxels move in all: where what speaks for and against cancels, the difference is near zero.
+        "relative_gap": gap / max(largest, float(moved.max()), 1e-12),
     }
 
 

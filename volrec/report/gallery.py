@@ -85,11 +85,16 @@ def make_gallery(
     shown: list[Telling] = []
     for one in track(chosen, f"maps by {method}", len(chosen)):
         member = members.get(one.member) or next(iter(members.values()))
-        name = _name(one, member, method)
+        decoded = studies.entries.get(one.study)
+        if decoded is None:  # it could not be decoded this time
+            log.warning("%s is not in the gallery: it cannot be read any more", one.study)
+            continue
+        options = _blocks(member, decoded.shape) if method == "occlusion-3d" else None
+        name = _name(one, member, [method, options, decoded.key])
         facts_path, arrays_path = folder / f"{name}.json", folder / f"{name}.npz"
         if refresh or not (facts_path.is_file() and arrays_path.is_file()):
             try:
-                _draw(one, studies, member, method=method, facts=facts_path, arrays=arrays_path)
+                _draw(one, studies, member, method=method, options=options, facts=facts_path, arrays=arrays_path)
             except ConfigError:
                 raise  # no study's fault, and the next one would meet it too
             except Exception as error:  # noqa: BLE001 - one bad study never stops a report
@@ -128,7 +133,16 @@ def read_gallery(run: RunFolder) -> list[ViewerStudy]:
         ) from error
 
 
-def _draw(one: Telling, studies: Studies, member: LoadedMember, *, method: str, facts: Path, arrays: Path) -> None:
+def _draw(
+    one: Telling,
+    studies: Studies,
+    member: LoadedMember,
+    *,
+    method: str,
+    options: dict[str, Any] | None,
+    facts: Path,
+    arrays: Path,
+) -> None:
     """Explain a study and keep it, small enough for a page, in its own geometry."""
     from volrec.explain import explain_study, to_study_geometry
     from volrec.report.viewer_data import reduce_volume, viewer_windows
@@ -137,7 +151,6 @@ def _draw(one: Telling, studies: Studies, member: LoadedMember, *, method: str, 
     # Of the two classes of a binary task the network has one output, the second.
     output = 1 if studies.cohort.task == "binary" else one.index
     stored = studies.store.open(studies.entries[one.study])
-    options = _blocks(member, stored.shape) if method == "occlusion-3d" else None
     evidence = explain_study([member], stored, method=method, output=output, options=options)
     volume = _original(studies, one.study)
     overlay = to_study_geometry(evidence, volume)
@@ -237,7 +250,7 @@ def _empty(entry: dict[str, Any], weights: np.ndarray) -> list[tuple[str, str]]:
     return [] if weights.any() else [("map", f"empty: nothing was found that speaks for {entry['output']}")]
 
 
-def _name(one: Telling, member: LoadedMember, method: str) -> str:
-    """Return a name that study, output, weights and method determine, and that gives no study away."""
-    facts = [one.study, one.index, member.card["tensors"]["sha256"], method]
+def _name(one: Telling, member: LoadedMember, how: list[Any]) -> str:
+    """Return a name that study, output, weights, voxels and method determine, and that gives no study away."""
+    facts = [one.study, one.index, member.card["tensors"]["sha256"], *how]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -298,8 +298,9 @@ def _decided(found: Findings) -> str:
     if not rows:
         return ""
     head = "fold" if any(row[0] for row in rows) else ""
+    whose = "these very studies" if found.part == "validation" else "the validation studies"
     note = (
-        "Chosen on the validation studies, which have also chosen the weights: on new studies expect a little less. "
+        f"Chosen on {whose}, which have also chosen the weights: on new studies expect a little less. "
         "Calibrated probabilities stand beside the scores and change neither a call nor the curves above."
     )
     facts = found.metrics.get("calibration") or {}
