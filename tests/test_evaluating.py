@@ -322,3 +322,13 @@ def test_runs_are_compared_on_other_studies(
     shown = " ".join(capsys.readouterr().out.split())
     assert f"{15 - tested} of 15 studies are of patients that this run was trained or validated on" in shown
     assert f"on {tested} studies of {tested} patients" in shown
+
+
+def test_studies_that_chose_the_thresholds_are_named_as_such() -> None:
+    from types import SimpleNamespace
+
+    from volrec.api.evaluating import _caution
+
+    said = {part: _caution(SimpleNamespace(metrics={"part": part})) for part in ("test", "validation")}  # type: ignore[arg-type]
+    assert said["test"] == ""
+    assert "expect less" in said["validation"]

@@ -207,10 +207,17 @@ def thresholds_of(run: Run | FusedRun, *, own: bool) -> Decided:
         shown = ", ".join(
             f"{key} from {_span([cuts.get(key, 0.5) for cuts in by_fold.values()])} on" for key in outputs
         )
-        return Decided(by_fold, f"Called: {shown} (each fold has its own; {how}).")
+        return Decided(by_fold, f"Called: {shown} (each fold has its own; {how}).{_caution(run)}")
     shown = ", ".join(f"{key} from {cut:.3g} on" for key, cut in mean.items())
     of = f", the mean of {len(by_fold)} members" if len(by_fold) > 1 else ""
-    return Decided({"": mean}, f"Called: {shown}{of} ({how}).")
+    return Decided({"": mean}, f"Called: {shown}{of} ({how}).{_caution(run) if own else ''}")
+
+
+def _caution(run: Run | FusedRun) -> str:
+    """Say that a run without test studies is measured on those that chose its thresholds; empty where it has some."""
+    if run.metrics.get("part") != "validation":
+        return ""
+    return " These very studies chose them: expect less on others."
 
 
 def own_labels(run: Run | FusedRun) -> tuple[Path | None, StudyIndex | None]:
