@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from studies import write_study
-from untrained import CONFIG, make_run, write_folder
+from untrained import CONFIG, FACTS, make_run, write_folder
 
 import volrec
 from volrec.cli import main
 from volrec.config import parse_config
 from volrec.data.index import index
 from volrec.inference import Ensemble
-from volrec.runs import RunFolder
+from volrec.networks import create
+from volrec.runs import RunFolder, member_card
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +194,10 @@ def test_warnings_that_differ_in_numbers_alone_are_of_one_kind(
 
 DECISION = {
     "rule": "half",
+    "at": 0.9,
     "thresholds": {"1": 0.5},
     "calibration": {"method": "temperature", "temperatures": {"1": 2.0}},
+    "fitted": {},
 }
 
 
@@ -232,8 +235,10 @@ def test_networks_that_read_clips_give_no_scores_of_single_slices(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = parse_config({**CONFIG.to_dict(), "network": {"name": "c3d", "width": 0.125}})
-    config = parse_config({**config.to_dict(), "sampling": {"clip_length": 16}})
-    run = make_run(tmp_path / "run", config=config)
+    run = RunFolder.create(tmp_path / "run", config)
+    member = run.member("fold-0")
+    member.save(create("c3d", num_classes=1, width=0.125), member_card(config, split="fold-0", **FACTS))
+    member.finish()
     out = tmp_path / "s.csv"
     main(["predict", str(run.path), str(place / "sound"), "--out", str(out), "--device", "cpu"])
     told = capsys.readouterr().out
