@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from studies import write_study
-from untrained import make_run, write_folder
+from untrained import CONFIG, FACTS, make_run, write_folder
 
 import volrec
 from volrec.cli import main
+from volrec.config import parse_config
+from volrec.data.index import index
 from volrec.inference import Ensemble
-from volrec.runs import RunFolder
+from volrec.networks import create
+from volrec.runs import RunFolder, member_card
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +171,85 @@ def test_warnings_are_counted_on_the_terminal(place: Path, tmp_path: Path, capsy
     assert "warning, 3 of 3: modality CT (the run was trained on MR)" in shown
 
 
+def test_warnings_that_differ_in_numbers_alone_are_of_one_kind(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run")
+    run.write_table("index", index(place / "sound").table)
+    splits = pd.DataFrame({"split": "fold-0", "part": "train", "study": ["p0", "p1", "p2"]})
+    run.write_table("splits", splits.assign(patient=splits["study"]))
+    for slices in (13, 14, 20):
+        write_study(tmp_path / "in" / f"n{slices}", slices=slices)
+    write_study(tmp_path / "in" / "wide", slices=6, spacing=(9.0, 1.0, 1.0))
+    out = tmp_path / "s.csv"
+    assert main(["predict", str(run.path), str(tmp_path / "in"), "--out", str(out), "--device", "cpu"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert lines == [
+        "warning, 3 of 4, for example: 13 slices (training had 6)",
+        "warning, 1 of 4: slices 9 mm apart (training had 2)",
+    ]
+    exact = pd.read_csv(out)["warning"].tolist()
+    assert exact[:3] == [f"{slices} slices (training had 6)" for slices in (13, 14, 20)]
+
+
+DECISION = {
+    "rule": "half",
+    "at": 0.9,
+    "thresholds": {"1": 0.5},
+    "calibration": {"method": "temperature", "temperatures": {"1": 2.0}},
+    "fitted": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "changed"),
+    [((), False), (("--overlap", "0.25"), True), (("--flips", "W"), True), (("--clips", "2"), True), ("own", False)],
+    ids=str,
+)
+def test_decisions_under_another_protocol_are_told(
+    more: Any, changed: bool, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = json.loads((place / "a" / "fold-0" / "card.json").read_text(encoding="utf-8"))
+    if more == "own":  # asked for, and what the run has anyway
+        more = ("--overlap", str(card["protocol"]["overlap"]))
+    run = make_run(tmp_path / "run", decision=DECISION)
+    out = tmp_path / "s.csv"
+    command = ["predict", str(run.path), str(place / "sound"), "--out", str(out), "--device", "cpu", *more]
+    assert main(command) == 0
+    assert "called" in pd.read_csv(out)
+    sentence = "thresholds and calibration were chosen under the run's own protocol"
+    assert (sentence in " ".join(capsys.readouterr().out.split())) is changed
+    note = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["runs"][0]["decision_note"]
+    assert (sentence in (note or "")) is changed
+
+
+def test_without_decisions_another_protocol_needs_no_note(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(place, "a", tmp_path / "s.csv", "--flips", "W") == 3
+    told = capsys.readouterr().out
+    assert "thresholds" not in told and "Scores of single slices" in told
+
+
+def test_networks_that_read_clips_give_no_scores_of_single_slices(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parse_config({**CONFIG.to_dict(), "network": {"name": "c3d", "width": 0.125}})
+    run = RunFolder.create(tmp_path / "run", config)
+    member = run.member("fold-0")
+    member.save(create("c3d", num_classes=1, width=0.125), member_card(config, split="fold-0", **FACTS))
+    member.finish()
+    out = tmp_path / "s.csv"
+    main(["predict", str(run.path), str(place / "sound"), "--out", str(out), "--device", "cpu"])
+    told = capsys.readouterr().out
+    assert "Scores of the clips that hold each slice: " in told and "single slices" not in told
+
+
 def test_an_option_that_cannot_be_ends_at_once(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(place, "a", tmp_path / "s.csv", "--overlap", "1") == 2
     assert "--overlap: 1.0 cannot be used" in capsys.readouterr().err
+    assert predict(place, "a", tmp_path / "s.csv", "--jobs", "-1") == 2
+    assert "--jobs: there cannot be -1 processes" in " ".join(capsys.readouterr().err.split())
     assert predict(place, "a", tmp_path / "s.txt") == 2
     assert "not as .txt" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

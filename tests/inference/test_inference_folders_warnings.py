@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,13 +19,13 @@ from volrec.inference import predict_folder
 from volrec.runs import RunFolder
 
 
-def learned_run(path: Path, folder: Path, *, config: Any = CONFIG) -> RunFolder:
+def learned_run(path: Path, folder: Path, *, config: Any = CONFIG, parts: Sequence[str] = ()) -> RunFolder:
     """Write a run with the tables that a training on these studies leaves; the last of them was tested."""
     run = make_run(path, config=config)
     found = index(folder)
     run.write_table("index", found.table)
     names = [record.study for record in found.studies]
-    parts = ["train"] * (len(names) - 1) + ["test"]
+    parts = list(parts) or ["train"] * (len(names) - 1) + ["test"]
     table = pd.DataFrame({"split": "fold-0", "part": parts, "study": names, "patient": names})
     run.write_table("splits", table)
     return run
@@ -116,6 +118,54 @@ def test_a_study_that_was_learned_from_is_told_and_one_that_was_tested_is_not(tm
     # Another study of the same name, from elsewhere, is none that it knows.
     write_study(tmp_path / "elsewhere" / "t0", slices=8)
     assert predict_folder(run, tmp_path / "elsewhere", device="cpu")[0]["warning"].tolist() == [""]
+
+
+LEARNED = "the run was trained on this study: its score looks better than it is"
+CHOSE = "this study chose the weights and thresholds of the run: its score looks better than it is"
+
+
+def test_a_study_that_chose_the_weights_has_its_own_sentence(tmp_path: Path, trained_on: Path) -> None:
+    write_study(trained_on / "t2", slices=9)
+    run = learned_run(tmp_path / "run", trained_on, parts=["train", "train", "validation", "test"])
+    table = predict_folder(run, trained_on, device="cpu")[0].set_index("study")["warning"]
+    assert table[["t0", "t1", "t2"]].tolist() == [LEARNED, LEARNED, CHOSE]
+    assert "looks better" not in table["x"]
+
+
+def test_what_one_member_learned_from_and_another_was_chosen_by_counts_as_learned(
+    tmp_path: Path, trained_on: Path
+) -> None:
+    run = learned_run(tmp_path / "run", trained_on, parts=["train", "validation", "test"])
+    splits = run.read_table("splits")
+    other = splits.assign(split="fold-1", part=["validation", "train", "test"])
+    run.write_table("splits", pd.concat([splits, other]))
+    make_run(tmp_path / "two", members=2)
+    for name in ("index.csv", "splits.csv"):
+        (tmp_path / "two" / name).write_bytes((run.path / name).read_bytes())
+    table = predict_folder(tmp_path / "two", trained_on, device="cpu")[0].set_index("study")["warning"]
+    assert table[["t0", "t1"]].tolist() == [LEARNED, LEARNED]
+
+
+def test_nifti_studies_are_recognised_by_their_place_and_not_by_their_name(tmp_path: Path) -> None:
+    for folder in ("old", "other"):
+        (tmp_path / folder / "images").mkdir(parents=True)
+        for name in ("a", "b", "c"):
+            array = np.random.default_rng(0).normal(0, 100, (16, 16, 8)).astype(np.int16)
+            nibabel.save(
+                nibabel.Nifti1Image(array, np.diag([1, 1, 2, 1])), tmp_path / folder / "images" / f"{name}.nii"
+            )
+    config = config_with(data={"folder": str(tmp_path / "old")})
+    run = learned_run(tmp_path / "run", tmp_path / "old", config=config, parts=["train", "validation", "test"])
+
+    def told(folder: Path) -> list[str]:
+        warnings = predict_folder(run, folder, device="cpu")[0]["warning"]
+        return [next((one for one in (LEARNED, CHOSE) if one in text), "") for text in warnings]
+
+    assert told(tmp_path / "old") == [LEARNED, CHOSE, ""]
+    assert told(tmp_path / "old" / "images") == [LEARNED, CHOSE, ""]  # seen from within, its relative path is another
+    (tmp_path / "link").symlink_to(tmp_path / "old" / "images")
+    assert told(tmp_path / "link") == [LEARNED, CHOSE, ""]
+    assert told(tmp_path / "other") == ["", "", ""]
 
 
 def test_a_run_without_its_tables_compares_the_modality_alone(tmp_path: Path, trained_on: Path) -> None:

@@ -54,7 +54,10 @@ def predict(
     ] = True,
     backend: Annotated[
         Literal["torch", "onnxruntime"],
-        Parameter(help="What computes: onnxruntime is faster on a CPU (pip install 'volrec[onnx]')."),
+        Parameter(
+            help="What computes: onnxruntime is faster on a CPU for networks that read slice by slice (pip install "
+            "'volrec[onnx]')."
+        ),
     ] = "torch",
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Where to compute.")] = "auto",
     jobs: Annotated[

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["predict"]
 
 SHOWN = 5
-"""Most warnings told on the terminal; the table has them all."""
+"""Most kinds of warnings told on the terminal; the table has them all."""
+NUMBER = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)")
+"""A number in a warning; those in names of runs (c3d, fold-1) are none."""
 
 
 def predict(
@@ -38,13 +42,49 @@ def predict(
     files = beside(out)
     count = f"{len(table)} {'study' if len(table) == 1 else 'studies'}"
     say(console, f"{count} scored, written to {files['scores']} and, with all settings, {files['record']}.")
-    for name, what in (("slices", "Scores of single slices"), ("quarantine", "What was left out or assumed")):
+    runs = json.loads(files["record"].read_text(encoding="utf-8"))["runs"]
+    if any(name.startswith(("called", "calibrated_")) for name in table.columns):
+        for note in dict.fromkeys(run["decision_note"] for run in runs if run["decision_note"]):
+            say(console, f"note: {note}.")
+    for name, what in (("slices", _slices(runs)), ("quarantine", "What was left out or assumed")):
         if files[name].is_file():
             say(console, f"{what}: {files[name]}")
     warned = table["warning"].fillna("")
-    told = Counter(part for text in warned for part in text.split("; ") if part)
-    for warning, times in told.most_common(SHOWN):
-        say(console, f"warning, {times} of {len(table)}: {warning}")
-    if len(told) > SHOWN:
-        say(console, f"{(warned != '').sum()} studies have warnings, of {len(told)} kinds: see the column warning.")
+    kinds = _kinds(warned)
+    for (example, alike), times in kinds[:SHOWN]:
+        say(console, f"warning, {times} of {len(table)}{'' if alike else ', for example'}: {example}")
+    if len(kinds) > SHOWN:
+        say(console, f"{(warned != '').sum()} studies have warnings, of {len(kinds)} kinds: see the column warning.")
     return problems
+
+
+def _slices(runs: Sequence[dict[str, Any]]) -> str:
+    """Say what the scores of slices are: of a slice alone, or of all clips that hold it."""
+    alone = {run["slice_scores"] == "slice alone" for run in runs}
+    if alone == {True}:
+        return "Scores of single slices"
+    if alone == {False}:
+        return "Scores of the clips that hold each slice"
+    return "Scores of single slices or, by networks that read clips, of the clips that hold each slice"
+
+
+def _kinds(warnings: Iterable[str]) -> list[tuple[tuple[str, bool], int]]:
+    """Return the kinds of warnings, those that differ in their numbers being of one, the most frequent one first.
+
+    Returns
+    -------
+    list of ((str, bool), int)
+        The first warning of the kind, whether all read like it, and the number of studies.
+    """
+    found: dict[str, list[list[str]]] = defaultdict(list)
+    for text in warnings:
+        own: dict[str, list[str]] = defaultdict(list)
+        for part in filter(None, text.split("; ")):
+            own[NUMBER.sub("N", part)].append(part)
+        for kind, parts in own.items():
+            found[kind].append(parts)
+    kinds = [
+        ((studies[0][0], len({part for parts in studies for part in parts}) == 1), len(studies))
+        for studies in found.values()
+    ]
+    return sorted(kinds, key=lambda kind: -kind[1])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,8 @@ LONGER = 2.0
 CUT = 0.2
 """A share of a study that is cropped away is told when it is so much more than of any training study."""
 AXES = ("slices", "height", "width")
+TRAINED_ON = "the run was trained on this study: its score looks better than it is"
+CHOSE = "this study chose the weights and thresholds of the run: its score looks better than it is"
 
 Interval = tuple[float, float]
 
@@ -49,8 +52,10 @@ class Learned:
         mm that they cover.
     cut : tuple of float
         Largest share that the canvas left out of any of them, along slices, height and width.
-    uids : frozenset of str
-        DICOM series that were learned from, in any member.
+    known : frozenset of str
+        Series that were learned from, in any member: UIDs of DICOM, resolved paths of NIfTI.
+    chose : frozenset of str
+        Likewise those of validation studies, by which weights and thresholds were chosen, that no member learned from.
     """
 
     planes: tuple[str, ...]
@@ -58,11 +63,12 @@ class Learned:
     slices: Interval
     length: Interval
     cut: tuple[float, float, float]
-    uids: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
+    chose: frozenset[str] = frozenset()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types, without the series."""
-        return {key: value for key, value in asdict(self).items() if key != "uids"}
+        return {key: value for key, value in asdict(self).items() if key not in ("known", "chose")}
 
 
 def learned_from(run: RunFolder, preprocess: PreprocessConfig) -> Learned | None:
@@ -76,9 +82,15 @@ def learned_from(run: RunFolder, preprocess: PreprocessConfig) -> Learned | None
     try:
         table, splits = run.read_table("index"), run.read_table("splits")
         members = [member.name for member in run.finished_members()]
-        used = splits[(splits["part"] == "train") & splits["split"].isin(members)]["study"]
-        chosen = table[table["chosen"].astype(bool) & table["study"].isin(set(used))]
-        return None if chosen.empty else _summary(chosen, preprocess)
+        splits = splits[splits["split"].isin(members)]
+        table = table[table["chosen"].astype(bool)]
+        parts = {part: set(splits.loc[splits["part"] == part, "study"]) for part in ("train", "validation")}
+        train, held = (table[table["study"].isin(studies)] for studies in parts.values())
+        if train.empty:
+            return None
+        folder = run.config.data.folder
+        known = _identities(train, folder)
+        return replace(_summary(train, preprocess), known=known, chose=_identities(held, folder) - known)
     except (RunError, KeyError, ValueError):  # a run of before these tables, or one that was moved without them
         return None
 
@@ -102,8 +114,21 @@ def _summary(table: pd.DataFrame, preprocess: PreprocessConfig) -> Learned:
         slices=_interval(shape[:, 0]),
         length=_interval(shape[:, 0] * spacing[:, 0]),
         cut=(float(largest[0]), float(largest[1]), float(largest[2])),
-        uids=frozenset(table.loc[table["kind"] == "dicom", "series"].astype(str)),
     )
+
+
+def _identities(table: pd.DataFrame, folder: str | None) -> frozenset[str]:
+    """Return what series are recognised by, wherever a folder of them is looked at from."""
+    found = set(table.loc[table["kind"] == "dicom", "series"].astype(str))
+    if folder is not None:  # of a NIfTI file the name alone says nothing: every data set has its case_001
+        root = Path(folder).expanduser()
+        found |= {str((root / path).resolve()) for path in table.loc[table["kind"] == "nifti", "path"].astype(str)}
+    return frozenset(found)
+
+
+def _identity(series: Series) -> str:
+    """Return what a series is recognised by, as `_identities`."""
+    return str(Path(series.files[0]).resolve()) if series.kind == "nifti" and series.files else series.uid
 
 
 def differences(
@@ -139,8 +164,11 @@ def differences(
         found.append(f"modality {series.modality} (the run was trained on {contract.modality})")
     if learned is None:
         return found
-    if series.uid in learned.uids:
-        found.insert(0, "the run was trained on this study: its score looks better than it is")
+    identity = _identity(series)
+    if identity in learned.known:
+        found.insert(0, TRAINED_ON)
+    elif identity in learned.chose:
+        found.insert(0, CHOSE)
     if contract.preprocess.slice_axis == "acquired" and series.orientation not in learned.planes:
         found.append(f"{series.orientation} slices (training had {' and '.join(learned.planes)} ones)")
     else:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from volrec.config import PreprocessConfig
+from volrec.config import PreprocessConfig, ProtocolConfig
 from volrec.data.targets import head_sizes
-from volrec.errors import Problem, RunError
+from volrec.errors import ConfigError, Problem, RunError
 from volrec.inference.decision import Decision, combine
 from volrec.inference.decoding import Facts, Queue, Waiting, decode_and_score
 from volrec.inference.differences import Learned, learned_from
@@ -27,6 +27,7 @@ from volrec.inference.outputs import check_out, write_outputs
 from volrec.inference.predictor import StudyScore, best_device
 from volrec.inference.protocols import ProtocolChanges
 from volrec.inference.several import slice_rows
+from volrec.networks import SlicewiseNetwork
 from volrec.runs import RunFolder
 from volrec.versions import collect_versions
 from volrec.weights import read_card
@@ -52,6 +53,8 @@ RECORDED = (
 )
 SETTINGS = ("device", "backend", "precision", "protocol_changes", "slices")
 """What the record says of a card, and of a call."""
+OWN_PROTOCOL = "thresholds and calibration were chosen under the run's own protocol, and this prediction has another"
+"""What the record says of a run with decisions whose protocol was changed."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,13 @@ def predict_runs(
     KeyboardInterrupt
         Says how to go on.
     """
+    if options.jobs < 0:
+        raise ConfigError(
+            f"there cannot be {options.jobs} processes.",
+            remedy="Give a number of them, or 0 for one a processor.",
+            where="--jobs",
+            code="jobs",
+        )
     place = None if out is None else check_out(out)
     per_slice = place is not None and options.slices
     opened = [_open(name, run) for name, run in runs.items()]
@@ -283,7 +293,9 @@ def _settings(opened: Sequence[_Opened], options: Options, *, slices: bool) -> d
     versions = collect_versions()
     # ONNX Runtime takes the processor where no device is named.
     device = options.device or ("cpu" if options.backend == "onnxruntime" else "auto")
-    learned = [one.learned and [one.learned.as_dict(), sorted(one.learned.uids)] for one in opened]
+    learned = [
+        one.learned and [one.learned.as_dict(), sorted(one.learned.known), sorted(one.learned.chose)] for one in opened
+    ]
     return {
         "runs": [[one.name, *(card["tensors"]["sha256"] for card in one.cards)] for one in opened],
         "training": _digest([[one.cards for one in opened], learned]),
@@ -331,6 +343,9 @@ def _score(
         studies = {one.study: one.source for one in queue.waiting if rows.has(number, one.study, one.source)}
     decisions = tuple(Decision.from_card(card) for card in opened.cards)
     together = combine(decisions)
+    predictor, card = members[0].predictor, opened.cards[0]
+    by_slice = predictor.along is None and isinstance(predictor.network, SlicewiseNetwork)
+    own = predictor.protocol == ProtocolConfig(**card["protocol"])
     return ScoredRun(
         opened.name,
         contract,
@@ -340,13 +355,15 @@ def _score(
         {
             "name": opened.name,
             "path": str(opened.run.path),
-            **{key: opened.cards[0].get(key) for key in RECORDED},
-            "protocol": members[0].predictor.protocol.model_dump(mode="json"),
+            **{key: card.get(key) for key in RECORDED},
+            "protocol": predictor.protocol.model_dump(mode="json"),
             "members": [
-                {"name": member.name, "weights_sha256": card["tensors"]["sha256"]}
-                for member, card in zip(members, opened.cards, strict=True)
+                {"name": member.name, "weights_sha256": theirs["tensors"]["sha256"]}
+                for member, theirs in zip(members, opened.cards, strict=True)
             ],
             "decision": [] if together is None else together.describe(),
+            "decision_note": None if together is None or own else OWN_PROTOCOL,
+            "slice_scores": "slice alone" if by_slice else "clips that hold the slice",
             "training": None if opened.learned is None else opened.learned.as_dict(),
         },
         decisions,
