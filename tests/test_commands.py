@@ -15,6 +15,11 @@ from volrec.cli import main
 from volrec.config import load_config
 from volrec.errors import ConfigError
 
+# The deepest are of the kind of those with 121 layers.
+TRIED = [
+    pytest.param(name, marks=pytest.mark.slow) if name.endswith("-169") else name
+    for name in volrec.networks.list_networks()
+]
 QUICK = [
     "--epochs",
     "2",
@@ -196,7 +201,7 @@ def test_phantoms_train_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFix
     assert "12 studies of 12 patients" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", volrec.networks.list_networks())
+@pytest.mark.parametrize("name", TRIED)
 def test_every_network_is_planned_trained_and_used(name: str, trained: tuple[Path, Path, Path], tmp_path: Path) -> None:
     folder, labels, _ = trained
     run = tmp_path / "run"

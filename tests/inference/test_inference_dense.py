@@ -18,7 +18,9 @@ from volrec.networks import SlicewiseNetwork, create, list_networks, spec
 REFUSED = {"early-fusion": "do not grow", "hidden-two-stream": "no axis of slices"}
 """Networks that read clips and are not local along slices, with what is said of them."""
 DENSE = [name for name in list_networks() if not spec(name).slicewise and name not in REFUSED]
-TRIED = [pytest.param(name, marks=pytest.mark.slow) if name.endswith("-169") else name for name in DENSE]
+# t3d-121 is to densenet3d-121 what t3d-169 is to densenet3d-169: the slow ones of a kind run by name.
+SLOW = {"densenet3d-169", "t3d-169", "t3d-121"}
+TRIED = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in DENSE]
 DEEP = {"densenet3d-121", "densenet3d-169", "t3d-121", "t3d-169", "i3d"}
 """Whose reach is that of whole studies: tried on lengths of their own."""
 
