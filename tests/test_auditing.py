@@ -214,12 +214,12 @@ def test_phantoms_get_the_verdict_that_is_true_of_them(task: Any, code: str, tmp
     result = volrec.audit(tmp_path / "run", studies=40, device="cpu")
     assert result["verdict"]["code"] == code
     by_name = {one["name"]: one["metrics"]["auc"] for one in result["conditions"]}
-    assert by_name["as it is"]["low"] > 0.9
+    assert by_name["as it is"]["low"] > 0.85  # an AUC of 1 on 40 studies has 0.899
     if task == "nodule":
         assert by_name["1 slice"]["low"] < 0.5 < by_name["1 slice"]["high"]
         assert result["verdict"]["order"] == "used"
         assert 3 <= result["verdict"]["reach"]["slices"] <= 9
     else:
         assert by_name["1 slice"]["value"] > 0.97
-        assert by_name["middle slice"]["high"] < by_name["1 slice"]["low"]
+        assert by_name["middle slice"]["high"] < by_name["1 slice"]["value"]
         assert result["verdict"]["reach"]["slices"] == 1
