@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from volrec.api.evaluating import _labels_beside, _seen_in_training
+from volrec.api.evaluating import _labels_beside, _seen_in_training, seen_in_training
 from volrec.errors import ConfigError, LabelsError, Problem, RunError
 
 if TYPE_CHECKING:
@@ -164,14 +164,5 @@ def _given(
     found = open_studies(config.model_copy(update={"data": data}), [Split("given", (), (), left)], jobs=jobs)
     problems = list(found.problems)
     if seen:
-        problems.append(
-            Problem(
-                str(folder),
-                "seen-in-training",
-                f"{len(seen)} of {len(cohort.cases)} studies are of patients that this run was trained or validated "
-                "on: left out.",
-                "--include-training scores them all the same.",
-                fatal=False,
-            )
-        )
+        problems.append(seen_in_training(folder, len(seen), len(cohort.cases)))
     return found, problems

@@ -360,18 +360,20 @@ def score_labelled(
         )
     scores, problems = score_cohort(run.folder, replace(cohort, cases=left), by_member=by_member)
     if seen:
-        problems.append(
-            Problem(
-                str(folder),
-                "seen-in-training",
-                f"{len(seen)} of {len(cohort.cases)} studies are of patients that this run was trained or validated "
-                "on: left out.",
-                "--include-training scores them all the same.",
-                fatal=False,
-            )
-        )
+        problems.append(seen_in_training(folder, len(seen), len(cohort.cases)))
     naming = {"task": cohort.task, "classes": cohort.classes, "targets": cohort.targets}
     return scores, naming, [*found.problems, *cohort.problems, *problems]
+
+
+def seen_in_training(folder: Path | str, seen: int, studies: int) -> Problem:
+    """Return the line on studies that were left out because training saw their patients."""
+    return Problem(
+        str(folder),
+        "seen-in-training",
+        f"{seen} of {studies} studies are of patients that this run was trained or validated on: left out.",
+        "--include-training scores them all the same.",
+        fatal=False,
+    )
 
 
 def _seen_in_training(splits: pd.DataFrame, cohort: Cohort) -> set[str]:
